@@ -1,0 +1,118 @@
+"""Files that are whole or absent, and content hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stakes.errors import OutputError
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that replaces it when the block succeeds.
+
+    The block may create a file or a folder there. On any failure nothing is left behind and an earlier
+    ``target`` is untouched.
+
+    Raises:
+        OutputError: no space, no permission, or the parent cannot be a folder.
+    """
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        inner = temporary / target.name
+        yield inner
+        _sync(inner)
+        if target.is_dir() and inner.is_dir():
+            shutil.rmtree(target)
+        os.replace(inner, target)
+    except OSError as error:
+        raise _output_error(target, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _output_error(target: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"cannot write {target}",
+            expected="free space on that disk",
+            got="a full disk",
+            fix="Free some space and run the same command again: finished work is kept.",
+        )
+    return OutputError(
+        f"cannot write {target}",
+        expected="a writable place",
+        got=error.strerror or str(error),
+        fix="Choose another output path or mend its permissions.",
+    )
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write ``data`` to ``target`` atomically."""
+    with writing(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON with sorted keys, atomically."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(target, (text + "\n").encode())
+
+
+def digest(*parts: bytes | str) -> str:
+    """SHA-256 (hexadecimal) of parts, each prefixed by its length so that no two lists collide."""
+    state = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        state.update(len(raw).to_bytes(8, "little"))
+        state.update(raw)
+    return state.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return digest(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """Type, shape and values of a tensor as bytes; equal tensors give equal bytes on every device."""
+    array = tensor.detach().to("cpu").contiguous()
+    head = f"{array.dtype}{tuple(array.shape)}".encode()
+    if array.dtype == torch.bfloat16:
+        array = array.view(torch.int16)
+    return head + np.ascontiguousarray(array.numpy()).tobytes()
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors, whatever their order."""
+    parts: list[bytes | str] = []
+    for name in sorted(tensors):
+        parts += [name, tensor_bytes(tensors[name])]
+    return digest(*parts)

@@ -1,0 +1,24 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real data, checkpoints and anchors, or a skip that says why."""
+    folder = Path(os.environ.get("STAKES_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "data" / "cifar10" / "train.parquet").is_file():
+        pytest.skip(f"real data not found at {folder}; set STAKES_SHARED to the folder that holds data/cifar10")
+    return folder
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A fresh seeded generator."""
+    return torch.Generator().manual_seed(0)
