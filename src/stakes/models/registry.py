@@ -1,0 +1,68 @@
+"""Networks by name, and the description from which a network can be built again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from stakes.errors import ConfigError
+from stakes.models import zoo
+from stakes.models.resnet import resnet10, resnet18, resnet50
+
+_OWN: dict[str, Callable[..., nn.Module]] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
+
+
+def available() -> tuple[str, ...]:
+    """Names that ``build_network`` knows; ``timm:NAME`` and ``torchvision:NAME`` come on top."""
+    return tuple(_OWN)
+
+
+def build_network(
+    architecture: str, *, num_classes: int, in_channels: int = 3, seed: int = 0, **options: Any
+) -> nn.Module:
+    """Build an untrained network by name; the same seed gives the same weights.
+
+    Args:
+        architecture: one of ``available()``, ``timm:NAME`` or ``torchvision:NAME``.
+        num_classes: number of outputs.
+        in_channels: channels of the image.
+        seed: of the initial weights. The global generator is left as it was.
+        options: for the library's own networks ``stem`` and ``width``; for others what their constructor
+            takes.
+
+    Raises:
+        ConfigError: an unknown name or option.
+        MissingExtraError: timm or torchvision is not installed.
+
+    Example:
+        >>> build_network("resnet18", num_classes=10, stem="cifar")(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if architecture in _OWN:
+            try:
+                return _OWN[architecture](num_classes=num_classes, in_channels=in_channels, **options)
+            except TypeError as error:
+                raise ConfigError(
+                    f"options of {architecture}", expected="stem, width", got=", ".join(options)
+                ) from error
+        source, separator, name = architecture.partition(":")
+        if separator and source in zoo.BUILDERS:
+            return zoo.BUILDERS[source](name, num_classes=num_classes, in_channels=in_channels, **options)
+    raise ConfigError(
+        "unknown architecture",
+        expected=", ".join(available()) + ", timm:NAME or torchvision:NAME",
+        got=repr(architecture),
+    )
+
+
+def describe(network: nn.Module) -> dict[str, Any] | None:
+    """How to build ``network`` again, as in ``config.json``; None for a network the library does not know."""
+    description = getattr(network, "description", None)
+    if isinstance(description, dict) and "architecture" in description:
+        return dict(description)
+    return zoo.describe_transformers(network)

@@ -1,0 +1,138 @@
+"""Networks from timm, torchvision and transformers, each imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from stakes.errors import CheckpointError, ConfigError, MissingExtraError
+
+
+def _extra(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{name} is not installed", fix="Install it with: pip install 'stakes[zoo]'."
+        ) from error
+
+
+def build_timm(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+    """An untrained timm network, e.g. ``resnet18``; ``options`` go to ``timm.create_model``.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        ConfigError: timm does not know the name or an option.
+    """
+    timm = _extra("timm")
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **options
+        )
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"timm cannot build {name!r} ({error})") from error
+    return _described(network, f"timm:{name}", in_channels, options)
+
+
+def build_torchvision(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+    """An untrained torchvision classifier, e.g. ``mobilenet_v3_small``; ``options`` go to its constructor.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+        ConfigError: torchvision does not know the name or an option, or the images are not in colour.
+    """
+    models = _extra("torchvision.models")
+    if in_channels != 3:
+        raise ConfigError("channels for a torchvision network", expected="3", got=str(in_channels))
+    try:
+        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"torchvision cannot build {name!r} ({error})") from error
+    return _described(network, f"torchvision:{name}", in_channels, options)
+
+
+def _described(
+    network: nn.Module, architecture: str, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
+    network.description = {  # type: ignore[assignment]
+        "architecture": architecture,
+        "in_channels": in_channels,
+        "options": dict(options),
+    }
+    return network
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"timm": build_timm, "torchvision": build_torchvision}
+
+
+def describe_transformers(network: nn.Module) -> dict[str, Any] | None:
+    """The ``transformers`` config of a network as JSON-able values, or None for other networks."""
+    config = getattr(network, "config", None)
+    if config is None or not (hasattr(config, "model_type") and hasattr(config, "to_json_string")):
+        return None
+    import json
+
+    described: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    described.setdefault("architectures", None)
+    described["architectures"] = [type(network).__name__]
+    return described
+
+
+def build_transformers(config: Mapping[str, Any]) -> nn.Module:
+    """A ``transformers`` image classifier with seeded random weights from what its ``config.json`` says.
+
+    Nothing is downloaded, and code named in the config (``auto_map``) is never run. Attention is the eager
+    kind, because ``torch.func.vmap`` and double backward pass through it.
+
+    Raises:
+        CheckpointError: transformers has no image classifier of that type, or the config is malformed.
+    """
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    values = {k: v for k, v in config.items() if k not in _NOT_FOR_TRANSFORMERS}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            settings = AutoConfig.for_model(config["model_type"], **values)
+            network: nn.Module = AutoModelForImageClassification.from_config(
+                settings, trust_remote_code=False, attn_implementation="eager"
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"transformers cannot build an image classifier from this config.json ({error})",
+            fix="Check model_type, or load it yourself and use Classifier.from_network.",
+        ) from error
+    return network
+
+
+_NOT_FOR_TRANSFORMERS = ("stakes", "model_type", "auto_map", "dtype", "torch_dtype", "_attn_implementation")
+
+
+def translate_transformers(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights under the names of the installed ``transformers``, which renames layers between versions.
+
+    Names that cannot be translated are left as they are, so that the caller can report them.
+    """
+    if state.keys() == network.state_dict().keys():
+        return dict(state)
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            loaded, report = type(network).from_pretrained(  # type: ignore[attr-defined]
+                None, config=network.config, state_dict=dict(state), output_loading_info=True
+            )
+    except (RuntimeError, ValueError, KeyError):
+        return dict(state)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    translated = {k: v for k, v in loaded.state_dict().items() if k not in report["missing_keys"]}
+    return translated | {k: state[k] for k in report["unexpected_keys"] if k in state}
