@@ -1,0 +1,116 @@
+"""One split as it was found, and how a training and a test split become image sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stakes.data.images import ImageSet, Size
+from stakes.data.names import checked_names, suggestion
+from stakes.data.stores import EncodedStore
+from stakes.errors import DataError
+
+TRAIN_NAMES = ("train",)
+TEST_NAMES = ("test", "validation", "val", "valid")
+"""Names of splits, the first one present is taken: a validation split stands in for a missing test split."""
+
+# A wrong column (a user id, a time) must not become millions of classes.
+_MOST_UNNAMED = 100_000
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Encoded images and their labels as the source gives them.
+
+    Attributes:
+        title: the name of the split.
+        read: gives the bytes of a row.
+        where: how messages name a row.
+        labels: an integer (position in ``class_names``) or a class name for each row, or None where it lacks
+            one.
+        class_names: the names that the source states, if any.
+    """
+
+    title: str
+    read: Callable[[int], bytes]
+    where: Callable[[int], str]
+    labels: Sequence[int | str | None]
+    class_names: tuple[str, ...] | None = None
+
+
+def class_names_of(train: RawSplit | None, test: RawSplit | None, *, owner: str) -> tuple[str, ...]:
+    """Give the class names: those stated, else from the labels of the training (else the test) split.
+
+    Text labels name the classes, in sorted order. Integer labels without stated names are named "0" to the
+    highest label.
+
+    Raises:
+        DataError: the splits state different names, or there is nothing to name.
+    """
+    stated = [split.class_names for split in (train, test) if split is not None and split.class_names]
+    if len(stated) == 2 and isinstance(_first(train), int) and stated[0] != stated[1]:
+        raise DataError(
+            f"class names of {owner}",
+            expected="the same names in the same order in both splits",
+            got=f"{list(stated[0])} for training and {list(stated[1])} for test",
+        )
+    if stated:
+        return checked_names(stated[0])
+    split = train if train is not None else test
+    labels = [label for label in (split.labels if split else []) if label is not None]
+    texts = {label for label in labels if isinstance(label, str)}
+    if texts:
+        return checked_names(sorted(texts))
+    highest = max((int(label) for label in labels), default=-1)
+    if highest >= _MOST_UNNAMED:
+        raise DataError(
+            f"labels of {owner}",
+            expected=f"0 to {_MOST_UNNAMED - 1} where the classes have no names",
+            got=str(highest),
+            fix="Number the classes from 0, or state their names in the file.",
+        )
+    return tuple(str(number) for number in range(highest + 1))
+
+
+def _first(split: RawSplit | None) -> int | str | None:
+    return split.labels[0] if split is not None and split.labels else None
+
+
+def image_set(split: RawSplit, class_names: tuple[str, ...], size: Size | None) -> ImageSet:
+    """Make an ``ImageSet``; without ``size``: three channels, height and width of the first image.
+
+    Raises:
+        DataError: no rows, or a label that is missing, unknown or out of range (named by its row).
+    """
+    if not split.labels:
+        raise DataError(f"the {split.title} split", expected="at least one image", got="none")
+    position = {name: number for number, name in enumerate(class_names)}
+    labels = [_label(split, row, label, class_names, position) for row, label in enumerate(split.labels)]
+    store = EncodedStore(split.read, split.where, len(labels))
+    if size is None:
+        _, pixels = store.groups([0])[0]
+        size = (3, pixels.shape[2], pixels.shape[3])
+    return ImageSet(store, torch.tensor(labels), class_names, size)
+
+
+def _label(
+    split: RawSplit, row: int, label: int | str | None, names: tuple[str, ...], position: dict[str, int]
+) -> int:
+    if isinstance(label, str):
+        if label in position:
+            return position[label]
+        raise DataError(
+            f"label of {split.where(row)} is {label!r}, not a class", fix=suggestion(label, names)
+        )
+    if label is not None and 0 <= label < len(names):
+        return label
+    raise DataError(
+        f"label of {split.where(row)}",
+        expected=f"0 to {len(names) - 1}",
+        got="none" if label is None else str(label),
+        fix="A label of -1 marks a split whose labels are secret: leave that split out."
+        if label == -1
+        else "",
+    )
