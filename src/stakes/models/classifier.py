@@ -11,7 +11,8 @@ from torch import nn
 
 from stakes.errors import ModelError
 from stakes.files import digest_tensors
-from stakes.models.head import HeadSearch, Tap, find_head, plain_logits, put
+from stakes.models.checks import check_names, check_normalisation, checked_size, dummy_batch
+from stakes.models.head import HeadSearch, Tap, find_head, plain_logits, put, take_out
 from stakes.models.projector import Projector
 from stakes.models.registry import describe
 
@@ -112,10 +113,10 @@ class Classifier(nn.Module):
             ModelError: no head or several, wrong number of class names, a bad normalisation, or a network
                 that cannot be copied or run.
         """
-        size = _checked_size(input_size)
+        size = checked_size(input_size)
         mean = tuple(mean) if mean is not None else (0.0,) * size[0]
         std = tuple(std) if std is not None else (1.0,) * size[0]
-        _check_normalisation(mean, std, size[0])
+        check_normalisation(mean, std, size[0])
         try:
             body = copy.deepcopy(network).float().eval()
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -123,10 +124,10 @@ class Classifier(nn.Module):
                 f"the network cannot be copied ({error})",
                 fix="Detach tensors it keeps as attributes, or give a freshly loaded network.",
             ) from error
-        dummy = _dummy(body, size, mean, std)
+        dummy = dummy_batch(body, size, mean, std)
         found = find_head(body, dummy, head)
-        _check_names(class_names, found)
-        _take_out(body, found, dummy)
+        check_names(class_names, found)
+        take_out(body, found, dummy)
         made = cls(
             body,
             found.head,
@@ -251,70 +252,11 @@ class Classifier(nn.Module):
         projector = (
             "no projector" if self.projector is None else repr(self.projector).splitlines()[0].rstrip("(")
         )
+        kind = f"{type(self).__name__}({type(self.body).__name__}"
         return (
-            f"{type(self).__name__}({type(self.body).__name__}: {size} pixels → "
-            f"{self.feature_width} features → {self.num_classes} classes, head {self.head_name!r}, {projector})"
+            f"{kind}: {size} pixels → {self.feature_width} features "
+            f"→ {self.num_classes} classes, head {self.head_name!r}, {projector})"
         )
-
-
-def _checked_size(input_size: Sequence[int]) -> tuple[int, int, int]:
-    if len(input_size) != 3 or min(input_size) < 1:
-        raise ModelError(
-            "input_size", expected="(channels, height, width), each at least 1", got=str(tuple(input_size))
-        )
-    channels, height, width = (int(n) for n in input_size)
-    return channels, height, width
-
-
-def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    if len(mean) != channels or len(std) != channels or not all(s > 0 for s in std):
-        raise ModelError(
-            "normalisation",
-            expected=f"{channels} means and {channels} standard deviations above 0, for pixels in [0, 1]",
-            got=f"mean {list(mean)}, std {list(std)}",
-        )
-
-
-def _check_names(class_names: Sequence[str], found: HeadSearch) -> None:
-    outputs = found.head.out_features
-    if len(class_names) != outputs:
-        raise ModelError(
-            "class names for the network",
-            expected=f"{outputs}, one per output of {found.name!r}",
-            got=str(len(class_names)),
-            fix="Give the names in the order of the outputs.",
-        )
-    if repeated := sorted({name for name in class_names if list(class_names).count(name) > 1}):
-        raise ModelError("class names", expected="all different", got=f"{repeated[0]!r} more than once")
-
-
-def _dummy(
-    network: nn.Module, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
-) -> torch.Tensor:
-    pixels = torch.rand((2, *size), generator=torch.Generator().manual_seed(0))
-    normalised = (pixels - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    return normalised.to(device)
-
-
-def _take_out(body: nn.Module, found: HeadSearch, dummy: torch.Tensor) -> None:
-    """Put an identity where the head is, or a tap where the network works on behind its head."""
-    stand_in: nn.Module = nn.Identity()
-    for name in found.aliases:
-        put(body, name, stand_in)
-    if not _passes(body, dummy, found.features):
-        stand_in = Tap(found.head.out_features)
-        for name in found.aliases:
-            put(body, name, stand_in)
-
-
-@torch.no_grad()
-def _passes(body: nn.Module, dummy: torch.Tensor, features: torch.Tensor) -> bool:
-    try:
-        output = plain_logits(body(dummy))
-    except RuntimeError:  # what follows the head does not take features
-        return False
-    return torch.equal(output, features)
 
 
 @torch.no_grad()

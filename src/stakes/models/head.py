@@ -178,3 +178,23 @@ def put(network: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the submodule of the dotted ``name``."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
+
+
+def take_out(body: nn.Module, found: HeadSearch, dummy: torch.Tensor) -> None:
+    """Put an identity where the head is, or a tap where the network works on behind its head."""
+    stand_in: nn.Module = nn.Identity()
+    for name in found.aliases:
+        put(body, name, stand_in)
+    if not _passes(body, dummy, found.features):
+        stand_in = Tap(found.head.out_features)
+        for name in found.aliases:
+            put(body, name, stand_in)
+
+
+@torch.no_grad()
+def _passes(body: nn.Module, dummy: torch.Tensor, features: torch.Tensor) -> bool:
+    try:
+        output = plain_logits(body(dummy))
+    except RuntimeError:  # what follows the head does not take features
+        return False
+    return torch.equal(output, features)
