@@ -1,0 +1,405 @@
+"""The public calls: unlearn and evaluate."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from torch import Tensor, nn
+
+from stakes.anchors import build_anchors
+from stakes.anchors.anchors import Anchors
+from stakes.config import RunSettings, build
+from stakes.data.forget import ForgetSplit
+from stakes.data.images import ImageSet
+from stakes.errors import DataError, ModelError
+from stakes.evaluate import Evaluator
+from stakes.meter import Meter
+from stakes.methods import Job, Method, NoStore, carry_out, find_method
+from stakes.methods.base import Outcome, Row
+from stakes.models.checkpoint import load_checkpoint, save_checkpoint
+from stakes.models.classifier import Classifier
+from stakes.probe_store import ProbeSet, ProbeStore
+from stakes.progress import Progress, silent
+from stakes.records import Figures, Hashes, Phase, Record
+from stakes.runs import RunFolder
+from stakes.runtime import resolve_device, versions
+
+Images = ImageSet | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What an unlearning gives.
+
+    Attributes:
+        classifier: an `nn.Module` to deploy, ``logits = classifier(pixels)`` with pixels in [0, 1]; the very module
+            that ``record.after`` was measured on.
+        history: one row of losses a step.
+        record: figures, settings, hashes and costs.
+    """
+
+    classifier: Classifier
+    history: list[dict[str, float]]
+    record: Record
+
+
+def default_cache() -> Path:
+    """Where probes and predictions are kept when no other folder is named."""
+    return Path(platformdirs.user_cache_dir("stakes", appauthor=False))
+
+
+def as_classifier(
+    model: nn.Module,
+    images: ImageSet | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    head: str | None = None,
+) -> Classifier:
+    """Wrap any torch classifier; a `Classifier` is taken as it is.
+
+    Raises:
+        ModelError: the split into features and head cannot be found, or no images tell the input size.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if images is None:
+        raise ModelError("model", expected="a Classifier, or images that tell the input size", got="neither")
+    return Classifier.from_network(
+        model, class_names=images.class_names, input_size=images.size, mean=mean, std=std, head=head
+    )
+
+
+def unlearn(
+    model: nn.Module,
+    forget: Images | ForgetSplit,
+    *,
+    anchors: Anchors | None = None,
+    method: str | Method[Any] = "structguard",
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    test: Images | None = None,
+    retain: Images | None = None,
+    class_names: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    request: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    **run: Any,
+) -> Unlearned:
+    """Make a classifier forget images and keep the rest.
+
+    Args:
+        model: any torch classifier, or a `Classifier`; never changed.
+        forget: the forget set: an `ImageSet`, a pair of pixels (k, C, H, W) in [0, 1] and labels (k,), or a
+            `ForgetSplit` that brings test and retain set along.
+        anchors: semantic anchors; where the method needs them and none are given they are built from the bundled
+            attributes of the class names.
+        method: a name, or a configured method.
+        preset: a named group of settings of that method.
+        settings: dotted overrides, for example ``{"probes.epsilon": 1.0}``.
+        test, retain: images to measure on; never trained on, except ``retain`` by methods that say they need it.
+        class_names: names of the classes where neither model nor images have them.
+        out: a run folder to write, and to resume from after an interruption; None keeps everything in memory.
+        cache: folder for probes and predictions.
+        request: what was asked, for the record.
+        progress: told how far the work is.
+        run: fields of `RunSettings`: seed, device, precision and so on.
+
+    Returns:
+        Classifier, history and record. ``record.forgotten`` says whether it worked: an unlearning that reached its
+        step limit returns too, and says no.
+
+    Raises:
+        StakesError: bad input, refused before work starts.
+        KeyboardInterrupt: after the state was saved; the same call resumes.
+
+    Note:
+        "Forgotten" is misclassification of the exact images on the deployed path. It is no guarantee against
+        membership attacks or relearning.
+
+    Example:
+        >>> result = unlearn(model, (pixels, labels), class_names=names)  # doctest: +SKIP
+        >>> result.record.forget_accuracy  # doctest: +SKIP
+        0.0
+    """
+    configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
+    work = _Work(
+        method=configured,
+        preset=preset,
+        run=build(RunSettings, run),
+        split=_as_split(model, forget, test, retain, class_names),
+        model=model,
+        anchors=anchors,
+        folder=RunFolder(Path(out)) if out is not None else None,
+        cache=Path(cache) if cache is not None else default_cache(),
+        request=dict(request or {}),
+        progress=progress,
+    )
+    return work.carry_out()
+
+
+def evaluate(
+    model: nn.Module,
+    split: ForgetSplit,
+    *,
+    cache: str | Path | None = None,
+    progress: Progress = silent,
+    **run: Any,
+) -> Figures:
+    """Measure test, retain and forget accuracy of a classifier, as `unlearn` does for its record.
+
+    Example:
+        >>> evaluate(classifier, split).forget_accuracy  # doctest: +SKIP
+        0.0
+    """
+    settings = build(RunSettings, run)
+    evaluator = Evaluator(
+        settings.eval_batch,
+        resolve_device(settings.device),
+        settings.seed,
+        settings.retain_sample,
+        Path(cache) if cache is not None else None,
+        progress=progress,
+    )
+    classifier = as_classifier(model, split.forget)
+    _refuse_mismatch(classifier, split.forget)
+    return evaluator.figures(classifier, split, "evaluate", cached=cache is not None)
+
+
+@dataclass
+class _Work:
+    """One call of `unlearn`, phase by phase."""
+
+    method: Method[Any]
+    preset: str | None
+    run: RunSettings
+    split: ForgetSplit
+    model: nn.Module
+    anchors: Anchors | None
+    folder: RunFolder | None
+    cache: Path
+    request: dict[str, Any]
+    progress: Progress
+
+    def carry_out(self) -> Unlearned:
+        self.device = resolve_device(self.run.device)
+        self.original = as_classifier(self.model, self.split.forget).clone().eval().to(self.device)
+        self.original.requires_grad_(False)
+        _refuse_mismatch(self.original, self.split.forget)
+        if "retain" in self.method.needs and self.split.retain is None:
+            raise DataError(
+                f"method {self.method.name}",
+                expected="the retain set, which this method trains on",
+                got="none",
+                fix="Give the training data, or choose a method that works without, such as structguard.",
+            )
+        if "anchors" in self.method.needs:
+            anchors = self.anchors or build_anchors(self.original.class_names)
+            self.anchors = anchors.for_classes(self.original.class_names)
+        finished = self.folder.claim(self._identity()) if self.folder else None
+        if finished is not None and self.folder is not None:
+            return Unlearned(self._read_back(), self.folder.history(), finished)
+        return self._fresh()
+
+    def _fresh(self) -> Unlearned:
+        self.meter = Meter()
+        evaluator = Evaluator(
+            self.run.eval_batch,
+            self.device,
+            self.run.seed,
+            self.run.retain_sample,
+            self.cache,
+            self.meter,
+            self.progress,
+        )
+        before = evaluator.figures(self.original, self.split, "evaluate before", cached=True)
+        probes = self._probes() if "probes" in self.method.needs else None
+        history: list[dict[str, float]] = []
+        outcome = self._unlearn(probes, history)
+        deployed = self._saved(outcome.classifier)
+        after = evaluator.figures(deployed, self.split, "evaluate after")
+        record = self._record(before, after, outcome, probes, deployed)
+        if self.folder:
+            history = self.folder.history()
+            self.folder.finish(record)
+        return Unlearned(deployed, history, record)
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes two calls the same request."""
+        quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
+        return {
+            "method": self.method.name,
+            "preset": self.preset,
+            "settings": self.method.settings.model_dump(mode="json"),
+            "run": self.run.model_dump(mode="json", exclude=quiet),
+            "request": self.request,
+            "hashes": {
+                "model": self.original.fingerprint(),
+                "forget_set": self.split.forget.fingerprint(),
+                "anchors": self.anchors.fingerprint()
+                if self.anchors and "anchors" in self.method.needs
+                else None,
+            },
+        }
+
+    def _probes(self) -> ProbeSet:
+        with self.meter.phase("probes"):
+            return ProbeStore(self.cache).build(
+                self.original,
+                self.split.forget,
+                self.method.settings.probes,
+                seed=self.run.seed,
+                device=self.device,
+                precision=self.run.precision,
+                chunk=self.run.probe_chunk,
+                progress=self.progress,
+                on_pass=lambda images: self.meter.count(forward=images, backward=images),
+            )
+
+    def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:
+        model = self.original.clone()
+        model.requires_grad_(True)
+        needs = self.method.needs
+        job = Job(
+            original=self.original,
+            model=model,
+            forget=self.split.forget,
+            settings=self.method.settings,
+            seed=self.run.seed,
+            device=self.device,
+            precision=self.run.precision,
+            probes=probes,
+            anchors=self.anchors if "anchors" in needs else None,
+            retain=self.split.retain if "retain" in needs else None,
+            meter=self.meter,
+            store=self.folder or NoStore(),
+        )
+        if self.folder:
+            self.folder.rewind_history(job.step)
+
+        def keep(row: Row) -> None:
+            history.append(row)
+            if self.folder:
+                self.folder.append_history(row)
+
+        with self.meter.phase("unlearn"), self.meter.watching(model.body):
+            return carry_out(
+                self.method,
+                job,
+                eval_batch=self.run.eval_batch,
+                measure_every=self.run.measure_every,
+                checkpoint_seconds=self.run.checkpoint_seconds,
+                progress=self.progress,
+                on_row=keep,
+            )
+
+    def _saved(self, classifier: Classifier) -> Classifier:
+        """The classifier as a user will get it: read back from disk where there is a folder."""
+        classifier = classifier.clone().eval().requires_grad_(False)
+        if self.folder is None:
+            return classifier
+        save_checkpoint(classifier, self.folder.path)
+        return self._read_back()
+
+    def _read_back(self) -> Classifier:
+        """The classifier of the run folder."""
+        if self.folder is None:
+            raise ModelError("the run has no folder to read from")
+        # A network of the user's own class cannot be rebuilt from its config; its weights are read back all the same.
+        factory = self.original.to_network if self.original.architecture is None else None
+        return load_checkpoint(self.folder.path, factory=factory).to(self.device)
+
+    def _record(
+        self, before: Figures, after: Figures, outcome: Outcome, probes: ProbeSet | None, deployed: Classifier
+    ) -> Record:
+        split, needs = self.split, self.method.needs
+        right = before.forget_accuracy * before.forget_images / 100
+        return Record(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            method=self.method.name,
+            preset=self.preset,
+            settings=self.method.settings.model_dump(mode="json"),
+            run=self.run.model_dump(mode="json"),
+            request=self.request,
+            seed=self.run.seed,
+            before=before,
+            after=after,
+            forgotten=after.forget_accuracy == 0.0,
+            steps=outcome.steps,
+            stop_reason=outcome.stop_reason,
+            already_misclassified=before.forget_images - round(right),
+            phases=tuple(
+                Phase(
+                    name=name,
+                    seconds=round(cost.seconds, 3),
+                    forward_images=cost.forward,
+                    backward_images=cost.backward,
+                )
+                for name, cost in self.meter.phases.items()
+            ),
+            hashes=Hashes(
+                model_before=self.original.fingerprint(),
+                model_after=deployed.fingerprint(),
+                forget_set=split.forget.fingerprint(),
+                test_set=split.test.fingerprint() if split.test is not None else None,
+                retain_set=split.retain.fingerprint() if split.retain is not None else None,
+                anchors=self.anchors.fingerprint() if self.anchors and "anchors" in needs else None,
+                probes=probes.fingerprint() if probes is not None else None,
+            ),
+            versions=versions(),
+            device=str(self.device),
+        )
+
+
+def _as_split(
+    model: nn.Module,
+    forget: Images | ForgetSplit,
+    test: Images | None,
+    retain: Images | None,
+    class_names: Sequence[str] | None,
+) -> ForgetSplit:
+    if isinstance(forget, ForgetSplit):
+        if test is not None or retain is not None:
+            raise DataError("unlearn", expected="test and retain inside the ForgetSplit", got="both ways")
+        return forget
+    names = class_names or (model.class_names if isinstance(model, Classifier) else None)
+
+    def as_set(images: Images | None) -> ImageSet | None:
+        if images is None or isinstance(images, ImageSet):
+            return images
+        if names is None:
+            raise DataError(
+                "class names",
+                expected="names of the model's classes, in the order of its outputs",
+                got="none",
+                fix="Pass class_names=[...].",
+            )
+        return ImageSet.from_tensors(images[0], images[1], names)
+
+    forget_set = as_set(forget)
+    if forget_set is None or not len(forget_set):
+        raise DataError("forget set", expected="one image or more", got="none", fix="Name images to forget.")
+    return ForgetSplit(forget=forget_set, test=as_set(test), retain=as_set(retain))
+
+
+def _refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:
+    if tuple(classifier.class_names) != tuple(images.class_names):
+        raise DataError(
+            "class names of images and model",
+            expected=", ".join(classifier.class_names[:8]),
+            got=", ".join(images.class_names[:8]),
+            fix="Names and order must be those of the model's outputs.",
+        )
+    if tuple(classifier.input_size) != tuple(images.size):
+        raise DataError(
+            "image size",
+            expected=str(classifier.input_size),
+            got=str(images.size),
+            fix="Use images.with_size(...).",
+        )

@@ -1,0 +1,162 @@
+"""Typed settings: the one home of every default that more than one method shares.
+
+A method's own settings stand in its own file as a subclass of `MethodSettings`; nothing else holds a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from stakes.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Settings(BaseModel):
+    """Frozen, strict about unknown names; the base of all settings.
+
+    Example:
+        >>> ProbeSettings(epsilon=3.0).epsilon
+        3.0
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
+        """Return a copy with dotted keys replaced (``{"probes.epsilon": 3.0}``), validated anew.
+
+        Raises:
+            ConfigError: unknown key or a value of the wrong type or range.
+        """
+        data = self.model_dump()
+        for key, value in overrides.items():
+            _place(data, key, value, type(self).__name__)
+        return build(type(self), data)
+
+
+class ProbeSettings(Settings):
+    """How the probe set D_s is made: targeted L2-PGD on pixels in [0, 1] (paper section 3.2, settings of L2UL).
+
+    ``epsilon`` and ``step_size`` are L2 norms over a whole image in pixel units. Where ``epsilons`` is given,
+    the probes of an image take its radii in turn and ``epsilon`` is unused.
+    """
+
+    per_image: int = Field(20, ge=1, description="N_adv: probes for each image to forget")
+    epsilon: float = Field(4.0, gt=0)
+    epsilons: tuple[float, ...] = ()
+    step_size: float = Field(0.1, gt=0)
+    iterations: int = Field(100, ge=0)
+
+    def radius(self, probe: int) -> float:
+        """The radius of an image's probe number ``probe``."""
+        return self.epsilons[probe % len(self.epsilons)] if self.epsilons else self.epsilon
+
+
+class MethodSettings(Settings):
+    """What every unlearning method has: its optimiser, batches, limits, BatchNorm and probes."""
+
+    lr: float = Field(0.001, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    probe_batch: int = Field(256, ge=1)
+    forget_batch: int = Field(32, ge=1)
+    max_epochs: int = Field(1000, ge=1, description="most passes over the probes (or the forget set)")
+    max_steps: int | None = Field(None, ge=1, description="a limit on steps beside that on epochs")
+    batchnorm: Literal["update", "freeze"] = "update"
+    probes: ProbeSettings = ProbeSettings()
+
+
+class RunSettings(Settings):
+    """How a run is carried out, whatever the method."""
+
+    seed: int = Field(0, ge=0)
+    device: Device = "auto"
+    precision: Precision = "fp32"
+    eval_batch: int = Field(256, ge=1)
+    probe_chunk: int = Field(128, ge=1, description="images a network pass while probes are made")
+    retain_sample: int | None = Field(
+        None, ge=1, description="measure retain accuracy on this many seeded images instead of all"
+    )
+    measure_every: int = Field(10, ge=1, description="steps between full measurements of the forget set")
+    checkpoint_seconds: float = Field(60.0, gt=0)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def build(kind: type[S], data: Mapping[str, Any]) -> S:
+    """Validate ``data`` as settings of ``kind``.
+
+    Raises:
+        ConfigError: naming each wrong key, what it takes and what came.
+    """
+    try:
+        return kind.model_validate(dict(data))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(sorted(kind.model_fields))
+        raise ConfigError(
+            f"setting {where!r} of {kind.__name__}",
+            expected=first["msg"][:1].lower() + first["msg"][1:],
+            got=repr(first.get("input")),
+            fix=f"Settings there: {known}.",
+        ) from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` strings of the command line; values are YAML scalars or lists.
+
+    Raises:
+        ConfigError: no ``=``, an empty key, or a value that is not YAML.
+
+    Example:
+        >>> parse_assignments(["lr=0.01", "probes.epsilons=[0.5, 1]"])
+        {'lr': 0.01, 'probes.epsilons': [0.5, 1]}
+    """
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(
+                "--set", expected="key=value", got=repr(assignment), fix="For example --set lr=0.005."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}", expected="a YAML value", got=repr(text)) from None
+        parsed[key.strip()] = _number(value)
+    return parsed
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string; a user means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _place(data: dict[str, Any], key: str, value: Any, owner: str) -> None:
+    *parents, last = key.split(".")
+    here: Any = data
+    for name in parents:
+        if not isinstance(here, dict) or name not in here:
+            raise _unknown(key, here, owner)
+        here = here[name]
+    if not isinstance(here, dict) or last not in here:
+        raise _unknown(key, here, owner)
+    here[last] = value
+
+
+def _unknown(key: str, here: Any, owner: str) -> ConfigError:
+    known = ", ".join(sorted(here)) if isinstance(here, dict) else "none below that"
+    return ConfigError(f"unknown setting {key!r} of {owner}", expected=f"one of {known}", got=repr(key))

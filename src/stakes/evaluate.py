@@ -1,0 +1,129 @@
+"""Measuring a classifier on a split: test, retain and forget accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stakes.data.forget import ForgetSplit
+from stakes.data.images import ImageSet
+from stakes.files import digest, digest_tensors, writing
+from stakes.meter import Meter
+from stakes.metrics.accuracy import accuracy, predict
+from stakes.models.classifier import Classifier
+from stakes.progress import Progress, silent
+from stakes.records import Figures
+from stakes.runtime import generator
+
+
+@dataclass
+class Evaluator:
+    """Measures classifiers in float32 and evaluation mode.
+
+    Args:
+        batch: images a pass.
+        retain_sample: measure retain accuracy on that many seeded images instead of all.
+        cache: folder in which predictions of unchanging models are kept by content; None keeps none.
+    """
+
+    batch: int = 256
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    retain_sample: int | None = None
+    cache: Path | None = None
+    meter: Meter = field(default_factory=Meter)
+    progress: Progress = silent
+
+    def figures(
+        self, classifier: Classifier, split: ForgetSplit, phase: str, *, cached: bool = False
+    ) -> Figures:
+        """Accuracies on the three sets; what is absent is None.
+
+        Args:
+            phase: name under which passes and progress are counted.
+            cached: whether predictions may come from, and go to, the cache.
+        """
+        classifier = classifier.to(self.device)
+        retain = self._sampled(split.retain)
+        sets = {"test": split.test, "retain": retain, "forget": split.forget}
+        present = {name: images for name, images in sets.items() if images is not None and len(images)}
+        total = sum(len(images) for images in present.values())
+        measured, done = {}, 0
+        with self.meter.phase(phase):
+            self.progress(phase, 0, total)
+            for name, images in present.items():
+                predicted = self._predict(classifier, images, phase, done, total, cached=cached)
+                measured[f"{name}_accuracy"] = accuracy(predicted, images.labels)
+                done += len(images)
+        counts = {f"{name}_images": len(images) for name, images in present.items()}
+        return Figures(**measured, **counts)
+
+    def _sampled(self, retain: ImageSet | None) -> ImageSet | None:
+        if retain is None or self.retain_sample is None or self.retain_sample >= len(retain):
+            return retain
+        order = torch.randperm(len(retain), generator=generator("retain sample", self.seed))
+        return retain.subset(order[: self.retain_sample].sort().values)
+
+    def _predict(
+        self, classifier: Classifier, images: ImageSet, phase: str, done: int, total: int, *, cached: bool
+    ) -> Tensor:
+        def report(count: int) -> None:
+            self.progress(phase, done + count, total)
+
+        if self.cache is None or not cached:
+            self.meter.count(forward=len(images))
+            return predict(classifier, images, batch=self.batch, device=self.device, on_batch=report)
+        known = _Predictions.open(self.cache, classifier)
+        names = images.hashes()
+        missing = [at for at, name in enumerate(names) if name not in known.classes]
+        if missing:
+            self.meter.count(forward=len(missing))
+            part = images.subset(missing)
+            found = predict(classifier, part, batch=self.batch, device=self.device, on_batch=report)
+            known.classes |= {names[at]: int(c) for at, c in zip(missing, found, strict=True)}
+            known.save()
+        report(len(images))
+        return torch.tensor([known.classes[name] for name in names])
+
+
+@dataclass
+class _Predictions:
+    """Predicted classes of one model by image hash: BEFORE figures are shared by every run that starts from it."""
+
+    path: Path
+    classes: dict[str, int]
+
+    @classmethod
+    def open(cls, cache: Path, classifier: Classifier) -> _Predictions:
+        key = digest(
+            classifier.fingerprint(),
+            repr(classifier.input_size),
+            digest_tensors({"mean": classifier.mean, "std": classifier.std}),
+        )
+        path = cache / "predictions" / f"{key[:32]}.safetensors"
+        try:
+            tensors = load_file(path)
+            if digest_tensors({k: tensors[k] for k in ("hashes", "classes")}).startswith(
+                bytes(tensors["digest"].tolist()).hex()
+            ):
+                names = [bytes(row).hex() for row in tensors["hashes"].numpy()]
+                return cls(path, dict(zip(names, tensors["classes"].tolist(), strict=True)))
+        except (SafetensorError, OSError, KeyError):
+            # Absent or damaged: it is only a cache, and is measured again.
+            pass
+        return cls(path, {})
+
+    def save(self) -> None:
+        names = sorted(self.classes)
+        raw = torch.frombuffer(bytearray(bytes.fromhex("".join(names))), dtype=torch.uint8).view(
+            len(names), -1
+        )
+        tensors = {"hashes": raw.clone(), "classes": torch.tensor([self.classes[name] for name in names])}
+        mark = bytes.fromhex(digest_tensors(tensors))
+        with writing(self.path) as temporary:
+            save_file({**tensors, "digest": torch.tensor(list(mark), dtype=torch.uint8)}, temporary)

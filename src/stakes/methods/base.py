@@ -1,0 +1,190 @@
+"""The base of all methods: it owns the checks, the stop test, progress, history and resumption."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from stakes.config import MethodSettings, build
+from stakes.data.images import ImageSet
+from stakes.errors import ConfigError, NumericalError
+from stakes.interrupts import deferred
+from stakes.methods.job import Job
+from stakes.metrics.accuracy import accuracy, predict
+from stakes.models.classifier import Classifier
+from stakes.progress import Progress, silent
+
+Need = Literal["probes", "anchors", "retain"]
+StopReason = Literal["forgotten", "already forgotten", "step limit", "finished"]
+S = TypeVar("S", bound=MethodSettings)
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method ends with: the classifier to deploy, steps done, and why it stopped."""
+
+    classifier: Classifier
+    steps: int
+    stop_reason: StopReason
+
+
+class Method(ABC, Generic[S]):
+    """A way to forget. An author writes ``run``; everything around it is done here.
+
+    Class attributes:
+        name: as on the command line.
+        settings_type: the method's settings with their published defaults.
+        presets: named changes to those defaults.
+        needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
+        stops_when_forgotten: whether the base ends it once every forget image is misclassified on the deployed
+            path; a method with a fixed length says no.
+
+    Example:
+        >>> class Noise(Method[MethodSettings]):
+        ...     name, settings_type = "noise", MethodSettings
+        ...     def run(self, job):
+        ...         for step in job.steps(per_epoch=1):
+        ...             for parameter in job.model.parameters():
+        ...                 noise = torch.randn(parameter.shape, generator=job.generator(step))
+        ...                 parameter.data.add_(0.01 * noise)
+        ...             yield {}
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[MethodSettings]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    stops_when_forgotten: ClassVar[bool] = True
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
+    @classmethod
+    def configure(cls, preset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Method[Any]:
+        """Build the method from a preset's name and dotted overrides.
+
+        Raises:
+            ConfigError: unknown preset, unknown setting, or a wrong value.
+        """
+        if preset is not None and preset not in cls.presets:
+            known = ", ".join(sorted(cls.presets)) or "no presets; leave it out"
+            raise ConfigError(f"preset of {cls.name}", expected=known, got=repr(preset))
+        settings = build(cls.settings_type, {})
+        settings = settings.with_overrides(cls.presets[preset] if preset else {})
+        return cls(settings.with_overrides(overrides or {}))  # type: ignore[arg-type]
+
+    @abstractmethod
+    def run(self, job: Job[S]) -> Iterator[Row]:
+        """Change ``job.model`` step by step, yielding the losses of each step to be logged.
+
+        Take step numbers from ``job.steps``, hand modules and optimisers to ``job.track``, and draw every
+        random number from ``job.generator``: then interruption and resumption come for free.
+        """
+
+    def deploy(self, job: Job[S]) -> Classifier:
+        """The classifier that would be shipped now: by default the model itself."""
+        return job.model
+
+    def total_steps(self, job: Job[S]) -> int:
+        """The most steps this job can take, for the progress display."""
+        batches = job.probe_batches if "probes" in self.needs else job.forget_batches
+        return job.limit(batches.per_epoch)
+
+
+class ForgetCheck:
+    """The stop test: is every forget image misclassified, in evaluation mode, on the classifier to deploy?
+
+    Images that were still recognised last time are looked at first, so that most tests end after one batch;
+    only a yes needs, and gets, the whole forget set in the batches of the final measurement.
+    """
+
+    def __init__(self, forget: ImageSet, batch: int, device: torch.device) -> None:
+        self.forget, self.batch, self.device = forget, batch, device
+        self._recognised = torch.arange(len(forget))
+
+    def accuracy(self, classifier: Classifier) -> float:
+        """Forget accuracy in percent over the whole set."""
+        right = self._predict(classifier, self.forget) == self.forget.labels
+        self._recognised = right.nonzero().flatten()
+        return accuracy(right, torch.ones_like(right))
+
+    def forgotten(self, classifier: Classifier) -> bool:
+        """Whether none is recognised."""
+        first = self._recognised[: self.batch]
+        if len(first):
+            part = self.forget.subset(first)
+            right = self._predict(classifier, part) == part.labels
+            if right.any():
+                self._recognised = torch.cat([first[right], self._recognised[self.batch :]])
+                return False
+        return self.accuracy(classifier) == 0.0
+
+    def _predict(self, classifier: Classifier, images: ImageSet) -> Tensor:
+        return predict(classifier, images, batch=self.batch, device=self.device)
+
+
+def carry_out(
+    method: Method[Any],
+    job: Job[Any],
+    *,
+    eval_batch: int = 256,
+    measure_every: int = 10,
+    checkpoint_seconds: float = 60.0,
+    progress: Progress = silent,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> Outcome:
+    """Run a method until the forget set is forgotten or its limit is reached.
+
+    Each row given to ``on_row`` holds ``step``, the method's losses and, where it was measured on the whole
+    set, ``forget_accuracy`` in percent on the deployed path.
+
+    Raises:
+        NumericalError: a loss is NaN or infinite; the state before that step is what was last saved.
+        KeyboardInterrupt: Ctrl-C, after the state was saved.
+    """
+    job.track("body", job.model.body)
+    job.track("head", job.model.head)
+    check = ForgetCheck(job.forget, eval_batch, job.device)
+    if job.step == 0 and method.stops_when_forgotten and check.forgotten(method.deploy(job)):
+        return Outcome(method.deploy(job), 0, "already forgotten")
+    total = method.total_steps(job)
+    with deferred() as interrupted:
+        saved = time.monotonic()
+        for losses in method.run(job):
+            _refuse_nonfinite(losses, job.step)
+            job.step += 1
+            done = method.stops_when_forgotten and check.forgotten(method.deploy(job))
+            row = {"step": float(job.step), **losses}
+            if done or job.step % measure_every == 0:
+                row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
+            on_row(row)
+            progress("unlearn", job.step, total, **{k: v for k, v in row.items() if k != "step"})
+            if done:
+                return Outcome(method.deploy(job), job.step, "forgotten")
+            if interrupted() or time.monotonic() - saved > checkpoint_seconds:
+                job.store.save(job.state())
+                saved = time.monotonic()
+            if interrupted():
+                raise KeyboardInterrupt
+    return Outcome(method.deploy(job), job.step, "step limit" if method.stops_when_forgotten else "finished")
+
+
+def _refuse_nonfinite(losses: Row, step: int) -> None:
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise NumericalError(
+                f"step {step + 1}: {name} is {value}",
+                expected="a finite loss",
+                fix="The last good state was kept. Try a smaller lr, or precision fp32.",
+            )

@@ -1,0 +1,253 @@
+"""Probe sets on disk: one file an image, named by content, shared by methods, runs and growing forget sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stakes.config import Precision, ProbeSettings
+from stakes.data.images import ImageSet
+from stakes.errors import DataError
+from stakes.files import digest, digest_json, digest_tensors, writing
+from stakes.models.classifier import Classifier
+from stakes.models.fold import fold_batchnorm
+from stakes.probes import draw_probe, targeted_pgd
+from stakes.progress import Progress, silent
+from stakes.runtime import autocast
+
+IN_MEMORY_BYTES = 2**30
+"""Probe sets up to this size are held in memory; larger ones are read from disk batch by batch."""
+
+# Raised when what is computed changes, so that an older cache is not mistaken for it.
+_ALGORITHM = "targeted-l2-pgd/1"
+
+
+class ProbeSet:
+    """N_s probes with target labels, backed by one file an image.
+
+    Attributes:
+        labels: (N_s,) int64 target classes.
+        source: (N_s,) int64 position in the forget set of the image each probe was made from.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, shards: Sequence[Path], shape: tuple[int, int, int], labels: Tensor) -> None:
+        self._shards = list(shards)
+        self.shape = shape
+        self.labels = labels.flatten()
+        self.per_image = labels.shape[1]
+        self.source = torch.arange(len(shards)).repeat_interleave(self.per_image)
+        self._held: Tensor | None = None
+        size = len(self.labels) * 4 * shape[0] * shape[1] * shape[2]
+        if size <= IN_MEMORY_BYTES:
+            self._held = torch.cat([load_file(shard)["images"] for shard in self._shards])
+        self._open = lru_cache(maxsize=64)(lambda shard: safe_open(self._shards[shard], framework="pt"))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Pixels (n, C, H, W), float32 in [0, 1], of the probes at ``indices``."""
+        if self._held is not None:
+            return self._held[indices]
+        rows = []
+        for index in indices.tolist():
+            shard, row = divmod(index, self.per_image)
+            rows.append(self._open(shard).get_slice("images")[row : row + 1])
+        return torch.cat(rows)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names of the files: model, settings and images decide them."""
+        return digest(*(f"{shard.parent.name}/{shard.name}" for shard in self._shards))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Probes still to be made: position of the image in the forget set, and its file."""
+
+    position: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class ProbeStore:
+    """Makes probe sets and keeps them under ``root``.
+
+    A file is keyed by the model's weights and normalisation, the probe settings, and the image's content, so
+    a larger forget set, another method or a resumed run make only what is missing. Files are checked
+    against their digest when opened, and a damaged one is made again.
+
+    Example:
+        >>> store = ProbeStore(Path("cache"))
+        >>> probes = store.build(classifier, forget, ProbeSettings())  # doctest: +SKIP
+    """
+
+    root: Path
+
+    def build(
+        self,
+        classifier: Classifier,
+        forget: ImageSet,
+        settings: ProbeSettings,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        precision: Precision = "fp32",
+        chunk: int = 128,
+        progress: Progress = silent,
+        on_pass: Callable[[int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ProbeSet:
+        """Return the probe set of ``forget``, making what is not there yet.
+
+        Args:
+            chunk: images a network pass; the draws do not depend on it, pixels only in rounding.
+            on_pass: told the number of images of every forward-and-backward pass.
+            stop: asked between passes; where it says yes, finished files stay and KeyboardInterrupt is raised.
+        """
+        if classifier.num_classes < 2:
+            raise DataError("probes", expected="a classifier with two classes or more", got="one")
+        folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
+        paths = [folder / f"{name}.safetensors" for name in forget.hashes()]
+        labels = {at: _valid_labels(path, settings) for at, path in enumerate(paths)}
+        missing = [_Work(at, path) for at, path in enumerate(paths) if labels[at] is None]
+        total = len(paths) * settings.per_image
+        done = total - len(missing) * settings.per_image
+        progress("probes", done, total)
+        if missing:
+            attack = _Attack(
+                classifier, forget, settings, seed, device or torch.device("cpu"), precision, chunk
+            )
+            for made in attack.run(missing, on_pass or (lambda n: None), stop):
+                done += made
+                progress("probes", done, total)
+            labels = {at: _valid_labels(path, settings) for at, path in enumerate(paths)}
+        return ProbeSet(paths, forget.size, torch.stack([_present(labels[at]) for at in range(len(paths))]))
+
+    @staticmethod
+    def _key(classifier: Classifier, settings: ProbeSettings, seed: int, precision: Precision) -> str:
+        return digest_json(
+            {
+                "algorithm": _ALGORITHM,
+                "model": classifier.fingerprint(),
+                "input": list(classifier.input_size),
+                "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
+                "radii": [settings.radius(probe) for probe in range(settings.per_image)],
+                "step_size": settings.step_size,
+                "iterations": settings.iterations,
+                "seed": seed,
+                "precision": precision,
+            }
+        )[:32]
+
+
+class _Attack:
+    def __init__(
+        self,
+        classifier: Classifier,
+        forget: ImageSet,
+        settings: ProbeSettings,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+        chunk: int,
+    ) -> None:
+        self.forget, self.settings, self.seed, self.chunk = forget, settings, seed, chunk
+        self.device, self.precision = device, precision
+        self.num_classes = classifier.num_classes
+        self.logits = fold_batchnorm(classifier.clone().eval().to(device))
+        self.hashes = forget.hashes()
+
+    def run(
+        self, missing: Sequence[_Work], on_pass: Callable[[int], None], stop: Callable[[], bool]
+    ) -> Iterator[int]:
+        """Make the missing files, yielding the number of probes finished after each pass."""
+        pairs = [(work, probe) for work in missing for probe in range(self.settings.per_image)]
+        held: list[tuple[Tensor, Tensor]] = []
+        written = 0
+        for start in range(0, len(pairs), self.chunk):
+            part = pairs[start : start + self.chunk]
+            held.append(self._attack(part, on_pass, stop))
+            images, targets = torch.cat([h[0] for h in held]), torch.cat([h[1] for h in held])
+            whole = len(images) // self.settings.per_image
+            for k in range(whole):
+                rows = slice(k * self.settings.per_image, (k + 1) * self.settings.per_image)
+                _write(missing[written + k].path, images[rows], targets[rows])
+            written += whole
+            rest = whole * self.settings.per_image
+            held = [(images[rest:].clone(), targets[rest:].clone())]
+            yield len(part)
+
+    def _attack(
+        self, part: Sequence[tuple[_Work, int]], on_pass: Callable[[int], None], stop: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor]:
+        images = self.forget.batch([work.position for work, _ in part]).to(self.device)
+        radii = torch.tensor([self.settings.radius(probe) for _, probe in part], device=self.device)
+        draws = [
+            draw_probe(
+                self.hashes[work.position],
+                int(self.forget.labels[work.position]),
+                probe,
+                num_classes=self.num_classes,
+                shape=images.shape[1:],
+                epsilon=self.settings.radius(probe),
+                seed=self.seed,
+            )
+            for work, probe in part
+        ]
+        targets = torch.tensor([draw.target for draw in draws])
+
+        def logits(pixels: Tensor) -> Tensor:
+            if stop():
+                raise KeyboardInterrupt
+            on_pass(len(pixels))
+            with autocast(self.device, self.precision):
+                return self.logits(pixels)
+
+        probes = targeted_pgd(
+            logits,
+            images,
+            targets.to(self.device),
+            torch.stack([draw.start for draw in draws]).to(self.device),
+            epsilon=radii,
+            step_size=self.settings.step_size,
+            iterations=self.settings.iterations,
+        )
+        return probes.cpu(), targets
+
+
+def _write(path: Path, images: Tensor, targets: Tensor) -> None:
+    tensors = {"images": images.contiguous(), "targets": targets.contiguous()}
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata={"digest": digest_tensors(tensors)})
+
+
+def _valid_labels(path: Path, settings: ProbeSettings) -> Tensor | None:
+    """The targets of a whole and undamaged file, or None."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as handle:
+            stated = (handle.metadata() or {}).get("digest")
+            tensors: dict[str, Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    if set(tensors) != {"images", "targets"} or digest_tensors(tensors) != stated:
+        return None
+    targets: Tensor = tensors["targets"]
+    return targets if len(targets) == settings.per_image else None
+
+
+def _present(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise DataError(
+            "the probe cache", expected="the files just written", got="damaged ones", fix="Check the disk."
+        )
+    return labels

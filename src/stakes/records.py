@@ -1,0 +1,143 @@
+"""Frozen results: one JSON a run, read and written whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict
+
+from stakes.errors import RunFolderError
+from stakes.files import digest_json, write_json
+
+SCHEMA = 1
+_VOLATILE = ("created", "phases", "versions", "device")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Figures(_Frozen):
+    """Accuracies of one classifier in percent, in [0, 100]; None where there were no images to measure on.
+
+    The paper's tables print 100 − ``forget_accuracy``.
+    """
+
+    test_accuracy: float | None = None
+    retain_accuracy: float | None = None
+    forget_accuracy: float
+    test_images: int = 0
+    retain_images: int = 0
+    forget_images: int
+
+
+class Phase(_Frozen):
+    """Cost of one phase of a run."""
+
+    name: str
+    seconds: float
+    forward_images: int
+    backward_images: int
+
+
+class Hashes(_Frozen):
+    """SHA-256 of what went in and what came out."""
+
+    model_before: str
+    model_after: str
+    forget_set: str
+    test_set: str | None = None
+    retain_set: str | None = None
+    anchors: str | None = None
+    probes: str | None = None
+
+
+class Record(_Frozen):
+    """All there is to say about one unlearning.
+
+    ``before`` and ``after`` are measured alike; ``after`` on the classifier read back from the saved file
+    where the run has a folder. ``forgotten`` is the paper's criterion: every forget image misclassified by
+    that classifier. It does not say that a membership attack fails.
+    """
+
+    schema_version: int = SCHEMA
+    created: str
+    method: str
+    preset: str | None = None
+    settings: dict[str, Any]
+    run: dict[str, Any]
+    request: dict[str, Any] = {}
+    seed: int
+    before: Figures
+    after: Figures
+    forgotten: bool
+    steps: int
+    stop_reason: Literal["forgotten", "already forgotten", "step limit", "finished"]
+    already_misclassified: int
+    phases: tuple[Phase, ...]
+    hashes: Hashes
+    versions: dict[str, str]
+    device: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Test accuracy after unlearning, percent."""
+        return self.after.test_accuracy
+
+    @property
+    def retain_accuracy(self) -> float | None:
+        """Retain accuracy after unlearning, percent."""
+        return self.after.retain_accuracy
+
+    @property
+    def forget_accuracy(self) -> float:
+        """Forget accuracy after unlearning, percent; 0 means forgotten."""
+        return self.after.forget_accuracy
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        images = self.after.forget_images
+        if self.forgotten:
+            return f"Forgotten: all {images} images to forget are misclassified by the saved model."
+        left = round(self.after.forget_accuracy * images / 100)
+        return (
+            f"NOT forgotten: {left} of {images} images to forget are still recognised "
+            f"after {self.steps} steps ({self.stop_reason})."
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of everything but clock times, versions and the device's name."""
+        data = self.model_dump(mode="json")
+        return digest_json({key: value for key, value in data.items() if key not in _VOLATILE})
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            RunFolderError: no such file, damaged, or of another schema.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"no record at {path}",
+                expected="the folder of a finished run",
+                fix="If the run was interrupted, run the same command again: it resumes.",
+            ) from None
+        except (pydantic.ValidationError, OSError) as error:
+            first = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else str(error)
+            raise RunFolderError(
+                f"record {path}",
+                expected=f"a record of schema {SCHEMA}",
+                got=first,
+                fix="Was it edited by hand?",
+            ) from None

@@ -1,0 +1,225 @@
+r"""Structure: affinities of features to anchors, how they change, and which parameters they hang on (paper 3.2, 3.3).
+
+Pure functions of tensors. ``S`` is an affinity matrix of n instances (rows) and b anchors (columns), each entry
+the cosine of a feature vector and an anchor, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stakes.errors import ConfigError
+
+Alignment = Literal["cosine", "mse", "mmd", "kl", "wasserstein"]
+Axis = Literal["instance", "anchor"]
+Parameters = Mapping[str, Tensor]
+
+
+def affinity(features: Tensor, anchors: Tensor) -> Tensor:
+    """S = norm(V) Aᵀ, the structure (paper eq. 1).
+
+    Args:
+        features: (n, d), any scale; each row is L2-normalised.
+        anchors: (b, d) with unit rows.
+
+    Returns:
+        (n, b) cosines in [-1, 1].
+
+    Example:
+        >>> affinity(torch.tensor([[2.0, 0.0]]), torch.eye(2))
+        tensor([[1., 0.]])
+    """
+    return F.normalize(features, dim=1) @ anchors.T
+
+
+def alignment_loss(
+    original: Tensor, unlearned: Tensor, kind: Alignment = "cosine", axis: Axis = "anchor"
+) -> Tensor:
+    """How far the unlearned structure is from the original one; lower is closer (paper eq. 2 and Table 6).
+
+    ``cosine``: minus the mean cosine of matching columns (``axis="anchor"``, the paper's sum over b) or of matching
+    rows (``axis="instance"``), in [-1, 1]. ``mse``: mean squared difference. ``kl``: mean over rows of
+    KL(softmax S_ori ‖ softmax S_unl). ``wasserstein``: mean over columns of the 1-Wasserstein distance between
+    the two empirical distributions of affinities. ``mmd``: squared maximum mean discrepancy of the rows, Gaussian
+    kernel, bandwidth the median squared distance between rows of S_ori. The last four are at least 0.
+    ``axis`` matters for ``cosine`` only.
+
+    Args:
+        original: S_ori, (n, b).
+        unlearned: S_unl, (n, b).
+
+    Raises:
+        ConfigError: shapes differ, unknown kind or axis.
+
+    Note:
+        On one instance the cosine of columns is ±1 with zero gradient: use ``axis="instance"`` there.
+        The paper names the other four measures without formulas; these are their usual forms.
+
+    Example:
+        >>> S = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+        >>> round(alignment_loss(S, 2 * S).item(), 4)
+        -1.0
+    """
+    if original.shape != unlearned.shape or original.ndim != 2:
+        raise ConfigError(
+            "alignment",
+            expected="two matrices (n, b) of one shape",
+            got=f"{original.shape}, {unlearned.shape}",
+        )
+    if kind == "cosine":
+        if axis not in get_args(Axis):
+            raise ConfigError("alignment axis", expected="instance or anchor", got=repr(axis))
+        return -F.cosine_similarity(original, unlearned, dim=1 if axis == "instance" else 0).mean()
+    if kind == "mse":
+        return F.mse_loss(unlearned, original)
+    if kind == "kl":
+        target = F.log_softmax(original, dim=1)
+        return F.kl_div(F.log_softmax(unlearned, dim=1), target, reduction="batchmean", log_target=True)
+    if kind == "wasserstein":
+        return (original.sort(dim=0).values - unlearned.sort(dim=0).values).abs().mean()
+    if kind == "mmd":
+        return _mmd(original, unlearned)
+    raise ConfigError("alignment loss", expected="one of " + ", ".join(get_args(Alignment)), got=repr(kind))
+
+
+def _mmd(x: Tensor, y: Tensor) -> Tensor:
+    """Biased (V-statistic) squared MMD; squared distances avoid the root's infinite slope at 0."""
+    within = _squared_distances(x, x)
+    bandwidth = within.detach().flatten().median().clamp_min(1e-6)
+    kernels = [
+        torch.exp(-d / bandwidth) for d in (within, _squared_distances(y, y), _squared_distances(x, y))
+    ]
+    return kernels[0].mean() + kernels[1].mean() - 2 * kernels[2].mean()
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    return (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(dim=2)
+
+
+def structural_collapse(before: Tensor, now: Tensor) -> Tensor:
+    """Mean absolute change of the affinities of retained images (paper Fig. 2).
+
+        collapse = 1/(n b) Σ_ij |S_now,ij − S_before,ij|
+
+    Unit: cosine, in [0, 2]; 0 means that no affinity moved. Both matrices hold the same images in the same order
+    and the same anchors. The paper shows the quantity without a formula; this is the one used everywhere here.
+
+    Example:
+        >>> structural_collapse(torch.zeros(1, 2), torch.tensor([[0.5, -0.1]])).item()
+        0.30000001192092896
+    """
+    return (now - before).abs().mean()
+
+
+def sample_importance(
+    loss: Callable[[Parameters, Tensor, Tensor], Tensor],
+    parameters: Parameters,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    chunk: int = 8,
+) -> dict[str, Tensor]:
+    """Structural importance, exactly as eq. 4: I_i = 1/N_s Σ_x |∂ L_align(x) / ∂ψ_i|.
+
+    Args:
+        loss: L_align of one probe as a function of parameters, pixels (C, H, W) and its row of S_ori (b,); must
+            be free of side effects (BatchNorm in evaluation mode).
+        parameters: named ψ.
+        batches: pairs of pixels (n, C, H, W) and rows of S_ori (n, b).
+        chunk: probes whose gradients are held at once; memory is chunk times the size of ψ.
+
+    Returns:
+        A tensor of ψ's shape for each name, at least 0.
+
+    Note:
+        Where S_unl equals S_ori (a projector that starts as the identity) the cosine is at its maximum and every
+        gradient is 0; callers check with `all_zero`.
+
+    Example:
+        >>> importance = sample_importance(
+        ...     lambda p, x, s: -torch.nn.functional.cosine_similarity(p["w"] * x.flatten(), s, dim=0),
+        ...     {"w": torch.tensor([1.0, 2.0])}, [(torch.ones(3, 1, 1, 2), torch.ones(3, 2))])
+        >>> importance["w"].shape, bool((importance["w"] > 0).all())
+        (torch.Size([2]), True)
+    """
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), chunk_size=chunk)
+    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    count = 0
+    frozen = {name: value.detach() for name, value in parameters.items()}
+    for pixels, rows in batches:
+        # Split here as well: vmap's own chunks keep all results until the end.
+        for part, target in zip(pixels.split(chunk), rows.split(chunk), strict=True):
+            for name, gradient in gradients(frozen, part, target).items():
+                total[name] += gradient.detach().abs().sum(dim=0)
+        count += len(pixels)
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def batch_importance(
+    loss: Callable[[Tensor, Tensor], Tensor], parameters: Parameters, batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """Structural importance from batches: the mean over batches of |∂ L_align(batch) / ∂ψ_i|.
+
+    Cheaper than `sample_importance` and defined for both axes, but gradients of opposite sign inside a batch
+    cancel, so it is at most as large and not what eq. 4 writes.
+
+    Args:
+        loss: L_align of a batch of pixels (n, C, H, W) with rows of S_ori (n, b), through live ``parameters``.
+        parameters: named ψ, requiring gradients.
+        batches: pairs of pixels and rows of S_ori.
+    """
+    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    images = 0
+    for pixels, rows in batches:
+        gradients = torch.autograd.grad(loss(pixels, rows), list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.abs() * len(pixels)
+        images += len(pixels)
+    return {name: value / max(images, 1) for name, value in total.items()}
+
+
+def all_zero(importance: Parameters, tolerance: float = 1e-7) -> bool:
+    """Whether an importance holds nothing but rounding: the regulariser would then protect nothing.
+
+    ``tolerance`` is compared with the largest entry; float32 rounding of a vanished cosine gradient lies below it.
+    """
+    return max((float(value.abs().max()) for value in importance.values()), default=0.0) <= tolerance
+
+
+def scale_importance(
+    importance: Parameters, to: Literal["none", "minmax", "mean"] = "none"
+) -> dict[str, Tensor]:
+    """Bring an importance to a scale: as it is, to [0, 1] in each tensor, or to mean 1 over all entries."""
+    if to == "none":
+        return dict(importance)
+    if to == "minmax":
+        return {n: (v - v.min()) / (v.max() - v.min()).clamp_min(1e-12) for n, v in importance.items()}
+    entries = sum(value.numel() for value in importance.values())
+    mean = torch.stack([value.sum() for value in importance.values()]).sum() / entries
+    return {name: value / mean.clamp_min(1e-20) for name, value in importance.items()}
+
+
+def regularisation(importance: Parameters, now: Parameters, origin: Parameters) -> Tensor:
+    """L_reg = ½ Σ_i I_i (ψ_i − ψ_i^ori)² (paper eq. 3).
+
+    Example:
+        >>> regularisation({"w": torch.tensor([2.0])}, {"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})
+        tensor(4.)
+    """
+    terms = [(importance[name] * (now[name] - origin[name]).square()).sum() for name in importance]
+    return 0.5 * torch.stack(terms).sum()
+
+
+def elastic_net(weight: Tensor, l1: float = 0.99, l2: float = 0.005) -> Tensor:
+    """Classifier regularisation l1 ‖W‖₁ + l2 ‖W‖² of the head (Zou and Hastie 2005).
+
+    Example:
+        >>> round(elastic_net(torch.tensor([[1.0, -2.0]]), 1.0, 0.5).item(), 2)
+        5.5
+    """
+    return l1 * weight.abs().sum() + l2 * weight.square().sum()
