@@ -12,13 +12,13 @@ import torch
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.attributes import (
     Attributes,
-    bundled_attributes,
     check_attributes,
     check_class_names,
     describe,
     read_attributes,
 )
 from stakes.anchors.bridge import Bridge
+from stakes.anchors.catalogue import bundled_attributes
 from stakes.anchors.encoders import Encoder, SentenceEncoder, load_encoder
 from stakes.anchors.llm import llm_attributes
 from stakes.errors import AnchorError

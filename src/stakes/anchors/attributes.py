@@ -1,14 +1,11 @@
-"""Attributes of classes: bundled lists, a user's JSON, and the description made of them."""
+"""Attributes of classes: validation, a user's JSON, and the description made of them."""
 
 from __future__ import annotations
 
-import difflib
-import functools
 import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +97,7 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
             raise AnchorError("class name", expected=wanted, got=_short(name))
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise AnchorError("class names", expected="each name once", got=f"{_listed(twice)} more than once")
+        raise AnchorError("class names", expected="each name once", got=f"{listed(twice)} more than once")
     if len(names) < 2:
         raise AnchorError(
             "class names",
@@ -109,39 +106,6 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
             fix="Anchors give each image a place among several classes; one class has no structure.",
         )
     return names
-
-
-def bundled_attributes(class_names: Sequence[str]) -> Attributes:
-    """The attributes that ship with the library, by class name.
-
-    All classes must stand in *one* bundled list (digits, cifar10, cifar100, fashion_mnist), because the lists
-    are written to tell the classes of one data set apart. Case, spaces, underscores and punctuation in names
-    do not matter.
-
-    Args:
-        class_names: at least two, different.
-
-    Raises:
-        AnchorError: no bundled list holds all classes; names those missing, near matches, and the other ways.
-
-    Example:
-        >>> bundled_attributes(["Maple Tree", "sweet_pepper"]).source
-        'bundled cifar100'
-    """
-    names = check_class_names(class_names)
-    best: tuple[list[str], str] | None = None
-    for title, classes in sorted(_bundled().items()):
-        by_normal = {normalise_name(name): attributes for name, attributes in classes.items()}
-        missing = [name for name in names if normalise_name(name) not in by_normal]
-        if not missing:
-            found = {name: by_normal[normalise_name(name)] for name in names}
-            _refuse_collisions(names)
-            return Attributes(types.MappingProxyType(found), f"bundled {title}")
-        if best is None or len(missing) < len(best[0]):
-            best = (missing, title)
-    if best is None:
-        raise AnchorError("bundled attributes are missing from the installation", fix="Install stakes again.")
-    raise _not_bundled(*best)
 
 
 def read_attributes(path: str | Path, class_names: Sequence[str]) -> Attributes:
@@ -229,25 +193,25 @@ def _match(value: Mapping[Any, Any], names: tuple[str, ...], origin: str) -> dic
     for name in names:
         candidates = [name] if name in value else by_normal.get(normalise_name(name), [])
         if len(candidates) > 1:
-            raise AnchorError(origin, expected=f"one list for {name!r}", got=f"{_listed(candidates)}")
+            raise AnchorError(origin, expected=f"one list for {name!r}", got=f"{listed(candidates)}")
         if candidates and candidates[0] not in used:
             found[name] = value[candidates[0]]
             used.append(candidates[0])
     missing = [name for name in names if name not in found]
     unknown = [given for given in value if given not in used]
     if missing:
-        hint = f" It also holds classes that were not asked for: {_listed(unknown)}." if unknown else ""
+        hint = f" It also holds classes that were not asked for: {listed(unknown)}." if unknown else ""
         raise AnchorError(
             origin,
             expected="a list for every class",
-            got=f"none for {_listed(missing)}",
+            got=f"none for {listed(missing)}",
             fix=f"Add them.{hint}",
         )
     if unknown:
         raise AnchorError(
             origin,
             expected=f"only the {len(names)} classes of the model",
-            got=f"unknown classes {_listed(unknown)}",
+            got=f"unknown classes {listed(unknown)}",
             fix="Remove or rename them: a wrong name is more often a mistake than a spare.",
         )
     return found
@@ -285,48 +249,6 @@ def clean_attributes(class_name: str, attributes: Any, origin: str = "attributes
     return tuple(cleaned)
 
 
-def _refuse_collisions(names: tuple[str, ...]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(normalise_name(name), name)
-        if other != name:
-            raise AnchorError(
-                "class names",
-                expected="names that differ by more than case and punctuation",
-                got=f"{other!r} and {name!r}",
-                fix=f"Rename one, or {OTHER_WAYS['file']}.",
-            )
-
-
-def _not_bundled(missing: list[str], title: str) -> AnchorError:
-    known: dict[str, str] = {}
-    for classes in _bundled().values():
-        for name in classes:
-            known.setdefault(normalise_name(name), name)
-    near: list[str] = []
-    for name in missing[:10]:
-        matches = difflib.get_close_matches(normalise_name(name), known, n=2, cutoff=0.6)
-        if matches:
-            near.append(f"{name!r} is near {' and '.join(repr(known[match]) for match in matches)}")
-    hint = f"Near matches: {'; '.join(near)}. " if near else ""
-    return AnchorError(
-        "bundled attributes",
-        expected="all classes in one bundled list",
-        got=f"none for {_listed(missing)} in {title!r}, the list that fits best",
-        fix=f"{hint}You can {OTHER_WAYS['file']}, or {OTHER_WAYS['llm']}.",
-    )
-
-
-@functools.cache
-def _bundled() -> dict[str, dict[str, tuple[str, ...]]]:
-    lists: dict[str, dict[str, tuple[str, ...]]] = {}
-    for entry in resources.files("stakes.anchors").joinpath("bundled").iterdir():
-        if entry.name.endswith(".json"):
-            value = json.loads(entry.read_text(encoding="utf-8"))
-            lists[value["name"]] = {name: tuple(items) for name, items in value["classes"].items()}
-    return lists
-
-
 def _unwrap(value: Any) -> Any:
     if (
         isinstance(value, dict)
@@ -341,11 +263,17 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"twice the same name {_listed(sorted({n for n in names if names.count(n) > 1}))}")
+        raise ValueError(f"twice the same name {listed(sorted({n for n in names if names.count(n) > 1}))}")
     return result
 
 
-def _listed(names: Iterable[Any], most: int = 10) -> str:
+def listed(names: Iterable[Any], most: int = 10) -> str:
+    """Names for an error message, the first ten of them.
+
+    Example:
+        >>> listed(["a", "b"])
+        "'a', 'b'"
+    """
     shown = [_short(name) for name in names]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 

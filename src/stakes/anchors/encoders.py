@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from stakes.anchors.pieces import split_to_fit
+from stakes.anchors.quiet import one_thread, quiet
 from stakes.errors import AnchorError, MissingExtraError, NetworkError
 from stakes.files import digest_tensors
 
@@ -71,7 +69,7 @@ class SentenceEncoder:
     @property
     def longest(self) -> int | None:
         """Most tokens of a text that the model reads at once, marks included, or None without limit."""
-        with _quiet():
+        with quiet():
             limit = self._model.max_seq_length
         return int(limit) if limit is not None and limit < 10**6 else None
 
@@ -94,7 +92,7 @@ class SentenceEncoder:
         """
         if isinstance(texts, str) or not texts or any(not text.strip() for text in texts):
             raise AnchorError("texts to encode", expected="a list of non-empty strings", got=repr(texts)[:80])
-        with _quiet(), _one_thread():
+        with quiet(), one_thread():
             longest = self.longest
             rows = [self._encode_one(text, longest) for text in texts]
         return torch.stack(rows).float()
@@ -172,7 +170,7 @@ def _minilm_folder() -> Path:
 
 
 def _open(source: str, *, local: bool) -> Any:
-    with _quiet():
+    with quiet():
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(source, device="cpu", local_files_only=local, trust_remote_code=False)
@@ -215,7 +213,7 @@ def _check_hub(name: str, wanted: str) -> None:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        with _quiet():
+        with quiet():
             HfApi().model_info(wanted, timeout=10)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise AnchorError(
@@ -264,48 +262,3 @@ def _unit(vectors: torch.Tensor, text: str) -> torch.Tensor:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, so that sums are added in the same order on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the progress bars, logs and warnings of the libraries below, and put all back afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from huggingface_hub.utils.tqdm import (
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
-        from transformers.utils import logging as transformers_logging
-
-        hub_bars, bars = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-        loggers = [
-            logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")
-        ]
-        levels = [logger.level for logger in loggers]
-        transformers_logging.disable_progress_bar()
-        disable_progress_bars()
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            if bars:
-                transformers_logging.enable_progress_bar()
-            if hub_bars:
-                enable_progress_bars()
-            else:
-                disable_progress_bars()
