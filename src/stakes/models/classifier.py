@@ -138,7 +138,7 @@ class Classifier(nn.Module):
             head_names=found.aliases,
             architecture=config if config is not None else describe(network),
         )
-        _check_split(made, found, dummy)
+        _check_split(made.eval(), found, dummy)
         return made
 
     def _features_of(self, normalised: torch.Tensor) -> torch.Tensor:

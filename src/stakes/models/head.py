@@ -133,7 +133,9 @@ def _automatic(
         "the head of the network is ambiguous" if fitting else "the network has no head that can be found",
         expected="one linear layer with a 2-D input whose output is the network's output",
         got=_listing(fitting or list(linears), linears),
-        fix='Name it: head="NAME"; the network may work on behind it as long as the predicted class stays.',
+        fix='Name it: head="NAME"; the network may work on behind it as long as the predicted class stays.'
+        if linears
+        else "End the network in a linear layer: other heads cannot be split off.",
     )
 
 

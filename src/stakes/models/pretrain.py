@@ -195,7 +195,7 @@ class _Session:
                 logits = self.model(pixels)
             loss = functional.cross_entropy(logits.float(), labels)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimiser.step()
             loss_sum += loss.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()

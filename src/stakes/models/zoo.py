@@ -16,9 +16,11 @@ from stakes.errors import CheckpointError, ConfigError, MissingExtraError
 def _extra(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        installed = not isinstance(error, ModuleNotFoundError)
         raise MissingExtraError(
-            f"{name} is not installed", fix="Install it with: pip install 'stakes[zoo]'."
+            f"{name} {f'does not load ({error})' if installed else 'is not installed'}",
+            fix="Install it, in the version that fits torch, with: pip install 'stakes[zoo]'.",
         ) from error
 
 
@@ -78,16 +80,29 @@ def describe_transformers(network: nn.Module) -> dict[str, Any] | None:
     import json
 
     described: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    described.setdefault("architectures", None)
     described["architectures"] = [type(network).__name__]
+    described["attn_implementation"] = getattr(config, "_attn_implementation", None)  # rounds in its own way
     return described
+
+
+# Ours; spelled by the call; or able to run code or change the precision.
+_NOT_FOR_TRANSFORMERS = frozenset(
+    {
+        "stakes",
+        "model_type",
+        "auto_map",
+        "dtype",
+        "torch_dtype",
+        "attn_implementation",
+        "_attn_implementation",
+    }
+)
 
 
 def build_transformers(config: Mapping[str, Any]) -> nn.Module:
     """A ``transformers`` image classifier with seeded random weights from what its ``config.json`` says.
 
-    Nothing is downloaded, and code named in the config (``auto_map``) is never run. Attention is the eager
-    kind, because ``torch.func.vmap`` and double backward pass through it.
+    Nothing is downloaded, and code named in the config (``auto_map``, attention kernels) is never run.
 
     Raises:
         CheckpointError: transformers has no image classifier of that type, or the config is malformed.
@@ -99,8 +114,11 @@ def build_transformers(config: Mapping[str, Any]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             settings = AutoConfig.for_model(config["model_type"], **values)
+            attention = config.get("attn_implementation")
             network: nn.Module = AutoModelForImageClassification.from_config(
-                settings, trust_remote_code=False, attn_implementation="eager"
+                settings,
+                trust_remote_code=False,
+                attn_implementation=attention if attention in ("eager", "sdpa") else None,
             )
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
@@ -108,9 +126,6 @@ def build_transformers(config: Mapping[str, Any]) -> nn.Module:
             fix="Check model_type, or load it yourself and use Classifier.from_network.",
         ) from error
     return network
-
-
-_NOT_FOR_TRANSFORMERS = ("stakes", "model_type", "auto_map", "dtype", "torch_dtype", "_attn_implementation")
 
 
 def translate_transformers(network: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
