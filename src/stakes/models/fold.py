@@ -13,10 +13,13 @@ _TOLERANCE = 1e-4
 
 @torch.no_grad()
 def fold_batchnorm(classifier: Classifier) -> Classifier:
-    """An eval-mode copy with convolution and BatchNorm pairs merged, about 1.3 × faster for the same logits.
+    """An eval-mode copy with convolution and BatchNorm pairs merged: the same logits in less time.
 
     BatchNorm in eval mode is the affine map y = γ (x − μ)/√(v + ε) + β, so the pair is one convolution with
     weights w · γ/√(v + ε) and bias (c − μ) · γ/√(v + ε) + β.
+
+    On one CPU core a ResNet-18 on 32×32 images needs 6 % less time forward and 13 to 16 % less forward and backward to
+    the pixels; other networks and devices differ.
 
     Args:
         classifier: any classifier; it is not changed.
