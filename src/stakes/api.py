@@ -131,7 +131,7 @@ def unlearn(
     configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
     work = _Work(
         method=configured,
-        preset=preset,
+        preset=preset or (None if isinstance(method, Method) else configured.default_preset),
         run=build(RunSettings, run),
         split=_as_split(model, forget, test, retain, class_names),
         model=model,

@@ -45,7 +45,8 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _refuse_bomb(image.size, where)
-            return _rgb(ImageOps.exif_transpose(image), where)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image, where)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -96,4 +97,4 @@ def _rgb(image: Image.Image, where: str) -> NDArray[np.uint8]:
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)

@@ -43,6 +43,7 @@ class Method(ABC, Generic[S]):
         name: as on the command line.
         settings_type: the method's settings with their published defaults.
         presets: named changes to those defaults.
+        default_preset: the one taken when none is named.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
         stops_when_forgotten: whether the base ends it once every forget image is misclassified on the deployed
             path; a method with a fixed length says no.
@@ -61,6 +62,7 @@ class Method(ABC, Generic[S]):
     name: ClassVar[str]
     settings_type: ClassVar[type[MethodSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_preset: ClassVar[str | None] = None
     needs: ClassVar[frozenset[Need]] = frozenset()
     stops_when_forgotten: ClassVar[bool] = True
 
@@ -80,6 +82,7 @@ class Method(ABC, Generic[S]):
         if preset is not None and preset not in cls.presets:
             known = ", ".join(sorted(cls.presets)) or "no presets; leave it out"
             raise ConfigError(f"preset of {cls.name}", expected=known, got=repr(preset))
+        preset = preset or cls.default_preset
         settings = build(cls.settings_type, {})
         settings = settings.with_overrides(cls.presets[preset] if preset else {})
         return cls(settings.with_overrides(overrides or {}))  # type: ignore[arg-type]

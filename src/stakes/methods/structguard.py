@@ -96,6 +96,7 @@ class StructGuard(Method[StructGuardSettings]):
     name = "structguard"
     settings_type = StructGuardSettings
     needs = frozenset({"probes", "anchors"})
+    default_preset = "paper"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "authors": {

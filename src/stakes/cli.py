@@ -1,0 +1,424 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 done (and, for ``unlearn``, forgotten); 1 a defect in stakes; 2 bad input or settings; 3 the forget set
+is not forgotten; 4 output cannot be written; 5 a service or hub cannot be reached; 6 numbers went astray;
+130 interrupted (the same command resumes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stakes.errors import AnchorError, ConfigError, DataError, StakesError
+
+if TYPE_CHECKING:
+    from stakes.anchors import Anchors
+    from stakes.data.forget import ForgetSplit
+    from stakes.data.sources import Source
+    from stakes.models.classifier import Classifier
+
+# Typer's own complaints about words on the command line; the class behind BadParameter has moved between versions.
+_USAGE: Any = typer.BadParameter.__mro__[2]
+NOT_FORGOTTEN = 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="stakes",
+    help="Make a trained image classifier forget named training images, and keep the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 2 bad input, 3 not forgotten, 4 cannot write, 5 no network, 6 not finite, "
+    "130 interrupted (run the same command again to resume).",
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(StrEnum):
+    """Number format of network passes while probes are made and steps are taken."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp32, bf16 or fp16; measuring is fp32.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Folder with train/test.parquet, image folder, hub id, or 'digits'."),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Checkpoint (file or folder), run folder, or hub id.")
+]
+ForgetOption = Annotated[
+    str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
+]
+AttributesOption = Annotated[
+    Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
+]
+EncoderOption = Annotated[
+    str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
+]
+PickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Accept .pt/.pth/.bin checkpoints, loaded weights-only.")
+]
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint.")],
+    arch: Annotated[str, typer.Option("--arch", help="Architecture.")] = "resnet18",
+    stem: Annotated[
+        str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="own, published, or demo.")] = "own",
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a BEFORE model. An interrupted training resumes at its last epoch."""
+    from stakes.config import parse_assignments
+    from stakes.console import live_progress
+    from stakes.data.sources import open_source
+    from stakes.models.recipe import recipe
+    from stakes.training import train_checkpoint
+
+    settings = recipe(preset).with_overrides(
+        {"precision": precision.value} | parse_assignments(assignments or [])
+    )
+    source = open_source(data)
+    if size is not None:
+        source = open_source(data, size=(_train(source).size[0], size, size))
+    with live_progress() as progress:
+        record = train_checkpoint(
+            source,
+            out,
+            architecture=arch,
+            stem=stem,
+            preset=preset,
+            settings=settings,
+            seed=seed,
+            device=device.value,
+            progress=progress,
+        )
+    last = record["history"][-1]
+    shown = "unknown" if last["test_accuracy"] is None else f"{last['test_accuracy']:.2f} %"
+    _say(record, as_json, f"{out}: test accuracy {shown} after {len(record['history'])} epochs")
+
+
+@app.command()
+def anchors(
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")],
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Text file, one class name a line.")
+    ] = None,
+    data: DataOption = None,
+    attributes: AttributesOption = None,
+    llm: Annotated[
+        str | None, typer.Option("--llm", help="Model of an OpenAI-compatible endpoint (OPENAI_API_KEY).")
+    ] = None,
+    encoder: EncoderOption = "minilm",
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Build semantic anchors from attributes of the classes (always on the CPU in fp32, without randomness)."""
+    from stakes.anchors import build_anchors
+    from stakes.data.sources import open_source
+
+    del seed, device, precision
+    if (classes is None) == (data is None):
+        raise ConfigError(
+            "anchors", expected="--classes FILE or --data SRC", got="both" if classes else "neither"
+        )
+    names = _class_list(classes) if classes else open_source(str(data)).class_names
+    made = build_anchors(names, attributes=attributes, llm=llm, encoder=encoder)
+    made.save(out)
+    result = {
+        "file": str(out),
+        "classes": list(made.class_names),
+        "width": made.width,
+        "hash": made.fingerprint(),
+    }
+    _say(result, as_json, f"{out}: {len(made.class_names)} anchors of width {made.width}")
+
+
+@app.command()
+def unlearn(
+    model: ModelOption,
+    forget: ForgetOption,
+    out: Annotated[Path, typer.Option("--out", help="Run folder: new, or of the same request (resumes).")],
+    data: DataOption = None,
+    anchors_file: Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")] = None,
+    attributes: AttributesOption = None,
+    encoder: EncoderOption = "minilm",
+    method: Annotated[str, typer.Option("--method", help="Name of the method.")] = "structguard",
+    preset: Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    retain_sample: Annotated[
+        int | None,
+        typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
+    allow_pickle: PickleOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget images: probes, unlearning, and a model measured as it was saved."""
+    from stakes.api import unlearn as call
+    from stakes.config import parse_assignments
+    from stakes.console import live_progress, print_record
+    from stakes.methods import find_method
+    from stakes.report.page import write_page
+
+    configured = find_method(method).configure(preset, parse_assignments(assignments or []))
+    classifier, split, source = _open(model, data, forget, seed, allow_pickle=allow_pickle)
+    anchor_set = None
+    if "anchors" in configured.needs:
+        anchor_set = _anchors(classifier, anchors_file, attributes, encoder)
+    with live_progress() as progress:
+        result = call(
+            classifier,
+            split,
+            anchors=anchor_set,
+            method=configured,
+            preset=preset or configured.default_preset,
+            out=out,
+            cache=cache,
+            request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
+            progress=progress,
+            seed=seed,
+            device=device.value,
+            precision=precision.value,
+            retain_sample=retain_sample,
+        )
+    page = write_page(out)
+    if as_json:
+        _print_json(result.record.model_dump(mode="json"))
+    else:
+        print_record(result.record)
+        typer.echo(f"model: {out / 'model.safetensors'}\nreport: {page}")
+    if not result.record.forgotten:
+        raise typer.Exit(NOT_FORGOTTEN)
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    forget: ForgetOption,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
+    retain_sample: Annotated[
+        int | None,
+        typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
+    ] = None,
+    allow_pickle: PickleOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure test, retain and forget accuracy of a checkpoint or a run (always in fp32)."""
+    from stakes.api import evaluate as call
+    from stakes.console import Console, figures_table, live_progress
+    from stakes.files import write_json
+
+    classifier, split, _ = _open(model, data, forget, seed, allow_pickle=allow_pickle)
+    with live_progress() as progress:
+        figures = call(
+            classifier,
+            split,
+            progress=progress,
+            seed=seed,
+            device=device.value,
+            precision=precision.value,
+            retain_sample=retain_sample,
+        )
+    result = {
+        "model": model,
+        "forget": forget,
+        "seed": seed,
+        "figures": figures.model_dump(mode="json"),
+        "hashes": {"model": classifier.fingerprint(), "forget_set": split.forget.fingerprint()},
+    }
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        _print_json(result)
+    else:
+        Console().print(figures_table([(model, figures)]))
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: JsonOption = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
+    device: Annotated[Device, typer.Option("--device", hidden=True)] = Device.auto,
+    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+) -> None:
+    """Show the record of a run as a table."""
+    from stakes.console import print_record
+    from stakes.records import Record
+
+    del seed, device, precision
+    record = Record.load(run / "record.json")
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+    else:
+        print_record(record)
+    if open_page:
+        from stakes.report.page import write_page
+
+        typer.launch(write_page(run).absolute().as_uri())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("stakes-demo"),
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """The whole path on scikit-learn's handwritten digits: train, anchors, probes, forget 16 images, measure."""
+    from stakes.console import live_progress, print_record
+    from stakes.demo import run_demo
+
+    with live_progress() as progress:
+        record, run = run_demo(
+            out, seed=seed, device=device.value, precision=precision.value, progress=progress
+        )
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+    else:
+        print_record(record)
+        typer.echo(f"model: {run / 'model.safetensors'}\nreport: {run / 'report.html'}")
+    if not record.forgotten:
+        raise typer.Exit(NOT_FORGOTTEN)
+
+
+def main() -> None:
+    """Entry point: errors of users become one message and an exit code, never a traceback."""
+    code = 0
+    with _kept_off_the_disk_cache():
+        try:
+            outcome = app(standalone_mode=False)
+            code = outcome if isinstance(outcome, int) else 0
+        except StakesError as error:
+            code = _complain(str(error), error.exit_code)
+        except (KeyboardInterrupt, typer.Abort):
+            code = _complain("Interrupted. The same command resumes.", INTERRUPTED)
+        except typer.Exit as leave:
+            code = leave.exit_code
+        except _USAGE as error:
+            error.show()
+            code = error.exit_code
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    if "--json" in sys.argv:
+        _print_json({"error": message, "exit_code": code})
+    typer.echo(f"stakes: {message}", err=True)
+    return code
+
+
+@contextlib.contextmanager
+def _kept_off_the_disk_cache() -> Iterator[None]:
+    """Fork-safe tokenizers without their warning; a temporary home for what libraries would leave behind."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryDirectory(prefix="stakes-mpl-") as folder:
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        yield
+
+
+def _open(
+    model: str, data: str | None, forget: str, seed: int, *, allow_pickle: bool
+) -> tuple[Classifier, ForgetSplit, Source | None]:
+    """Checkpoint first: it says which classes and image size the data must fit."""
+    from stakes.data.forget import split_forget
+    from stakes.data.sources import open_source
+    from stakes.models.checkpoint import load_checkpoint
+
+    if data is None and not forget.startswith("images:"):
+        raise DataError(
+            f"--forget {forget}",
+            expected="--data SRC, where those images are",
+            got="no --data",
+            fix="Or give the images themselves: --forget images:DIR.",
+        )
+    classifier = load_checkpoint(model, allow_pickle=allow_pickle)
+    source = open_source(data, size=classifier.input_size) if data is not None else None
+    split = split_forget(
+        forget, source, class_names=classifier.class_names, size=classifier.input_size, seed=seed
+    )
+    return classifier, split, source
+
+
+def _anchors(classifier: Classifier, file: Path | None, attributes: Path | None, encoder: str) -> Anchors:
+    from stakes.anchors import Anchors, build_anchors
+
+    if file is not None and attributes is not None:
+        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
+    if file is not None:
+        return Anchors.load(file).for_classes(classifier.class_names)
+    return build_anchors(classifier.class_names, attributes=attributes, encoder=encoder)
+
+
+def _train(source: Source) -> Any:
+    if source.train is None:
+        raise DataError("pretrain", expected="a training split", got=f"none in {source.name}")
+    return source.train
+
+
+def _class_list(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--classes {file}", expected="a text file, one class name a line", got=str(error)
+        ) from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _say(result: Any, as_json: bool, line: str) -> None:
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(line)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))

@@ -1,0 +1,115 @@
+"""What the command line shows: progress with an estimate on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from stakes.progress import Progress as ProgressCall
+from stakes.progress import silent
+from stakes.records import Figures, Record
+
+_SHOWN = {"loss": "loss {:.3f}", "forget_accuracy": "forget {:.1f} %", "test_accuracy": "test {:.1f} %"}
+
+
+@contextmanager
+def live_progress(*, quiet: bool = False) -> Iterator[ProgressCall]:
+    """Bars for each phase, with how long it still takes; plain lines where stderr is no terminal."""
+    console = Console(stderr=True)
+    if quiet:
+        yield silent
+        return
+    if not console.is_terminal:
+        yield _plain(console)
+        return
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int, **figures: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total, figures="")
+            shown = "  ".join(text.format(figures[name]) for name, text in _SHOWN.items() if name in figures)
+            bars.update(tasks[phase], completed=done, total=total, **({"figures": shown} if shown else {}))
+
+        yield report
+
+
+def _plain(console: Console) -> ProgressCall:
+    """One line a phase and tenth of it: for logs."""
+    last: dict[str, int] = {}
+
+    def report(phase: str, done: int, total: int, **figures: float) -> None:
+        tenth = 10 * done // max(total, 1)
+        if last.get(phase) == tenth:
+            return
+        last[phase] = tenth
+        shown = "  ".join(text.format(figures[name]) for name, text in _SHOWN.items() if name in figures)
+        console.print(f"{phase}: {done}/{total}  {shown}".rstrip(), highlight=False)
+
+    return report
+
+
+def figures_table(rows: Sequence[tuple[str, Figures]], title: str = "") -> Table:
+    """Accuracies in percent, a row for each classifier."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("test", "retain", "forget"):
+        table.add_column(f"{name} accuracy", justify="right")
+    for label, figures in rows:
+        values = (figures.test_accuracy, figures.retain_accuracy, figures.forget_accuracy)
+        table.add_row(label, *(_percent(value) for value in values))
+    return table
+
+
+def cost_table(record: Record) -> Table:
+    """Seconds and image passes of each phase."""
+    table = Table(title="cost", title_justify="left")
+    table.add_column("phase")
+    for name in ("seconds", "images forward", "images backward"):
+        table.add_column(name, justify="right")
+    for phase in record.phases:
+        table.add_row(
+            phase.name, f"{phase.seconds:.1f}", f"{phase.forward_images:,}", f"{phase.backward_images:,}"
+        )
+    return table
+
+
+def print_record(record: Record) -> None:
+    """The record as tables, verdict first."""
+    console = Console()
+    console.print(record.verdict, style="bold green" if record.forgotten else "bold red")
+    console.print(figures_table([("before", record.before), ("after", record.after)]))
+    preset = f", preset {record.preset}" if record.preset else ""
+    console.print(
+        f"method {record.method}{preset}, seed {record.seed}; {record.steps} steps, {record.stop_reason}"
+    )
+    if record.already_misclassified:
+        console.print(f"{record.already_misclassified} of the images were misclassified before already.")
+    console.print(cost_table(record))
+    for note in record.notes:
+        console.print(f"note: {note}")
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f} %"

@@ -1,0 +1,1 @@
+"""Renders records; computes nothing."""
