@@ -63,8 +63,9 @@ class Method(ABC, Generic[S]):
     settings_type: ClassVar[type[MethodSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_preset: ClassVar[str | None] = None
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    stops_when_forgotten: ClassVar[bool] = True
+    # Not ClassVar: where the settings decide, __init__ sets them on the instance.
+    needs: frozenset[Need] = frozenset()
+    stops_when_forgotten: bool = True
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -98,6 +99,10 @@ class Method(ABC, Generic[S]):
     def deploy(self, job: Job[S]) -> Classifier:
         """The classifier that would be shipped now: by default the model itself."""
         return job.model
+
+    def may_stop(self, job: Job[S]) -> bool:
+        """Whether the stop test means anything yet; by default it always does."""
+        return True
 
     def total_steps(self, job: Job[S]) -> int:
         """The most steps this job can take, for the progress display."""
@@ -167,7 +172,9 @@ def carry_out(
         for losses in method.run(job):
             _refuse_nonfinite(losses, job.step)
             job.step += 1
-            done = method.stops_when_forgotten and check.forgotten(method.deploy(job))
+            done = (
+                method.stops_when_forgotten and method.may_stop(job) and check.forgotten(method.deploy(job))
+            )
             row = {"step": float(job.step), **losses}
             if done or job.step % measure_every == 0:
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
