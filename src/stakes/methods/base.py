@@ -167,7 +167,9 @@ def carry_out(
     if job.step == 0 and method.stops_when_forgotten and check.forgotten(method.deploy(job)):
         return Outcome(method.deploy(job), 0, "already forgotten")
     total = method.total_steps(job)
-    with deferred() as interrupted:
+    devices = [job.device] if job.device.type == "cuda" else []
+    # Dropout draws from the global generators: `Job.steps` seeds them for each step, and here they are put back.
+    with deferred() as interrupted, torch.random.fork_rng(devices=devices):
         saved = time.monotonic()
         for losses in method.run(job):
             _refuse_nonfinite(losses, job.step)

@@ -16,7 +16,7 @@ from stakes.errors import DataError
 from stakes.meter import Meter
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeSet
-from stakes.runtime import autocast, generator
+from stakes.runtime import autocast, derive_seed, generator
 
 S = TypeVar("S", bound=MethodSettings)
 
@@ -142,9 +142,13 @@ class Job(Generic[S]):
         return self.store.remember(name, make)
 
     def steps(self, per_epoch: int) -> Iterator[int]:
-        """Step numbers from the resumed one to the limit that the settings give."""
+        """Step numbers from the resumed one to the limit that the settings give.
+
+        The global generators are seeded for each step, for the sake of layers such as dropout that know no other.
+        """
         limit = self.limit(per_epoch)
         while self.step < limit:
+            torch.manual_seed(derive_seed("step", self.seed, self.step))
             yield self.step
 
     def limit(self, per_epoch: int) -> int:

@@ -1,0 +1,249 @@
+"""The contract that every method keeps: one row a method, and one function a promise.
+
+A method from outside the package checks itself the same way: ``check_resume(Row(MyMethod), tmp_path)``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from doubles import problem, same
+from torch import Tensor
+
+from stakes.api import Unlearned, unlearn
+from stakes.errors import DataError
+from stakes.methods import METHODS, Method
+from stakes.models import load_checkpoint
+from stakes.records import Record
+
+_PROBES = {"probes.per_image": 3, "probes.iterations": 4, "probes.epsilon": 1.0, "probes.step_size": 0.3}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the contract expects of a method.
+
+    Attributes:
+        method: its name, or a class that is not registered.
+        settings: what makes it take three steps or more, and few, on the tiny problem.
+        draws: whether another seed gives other weights; the order of a batch is enough.
+        forgets: whether it promises to end with forget accuracy 0 on a problem this easy.
+        steps: whether it takes steps at all.
+    """
+
+    method: str | type[Method[Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    draws: bool = True
+    forgets: bool = True
+    steps: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.method if isinstance(self.method, str) else self.method.name
+
+    def configured(self, **changes: Any) -> Method[Any]:
+        kind = METHODS[self.method] if isinstance(self.method, str) else self.method
+        return kind.configure(overrides={**_PROBES, "max_steps": 300, **self.settings, **changes})
+
+
+ROWS = [
+    Row("structguard", {"lr": 0.01, "probe_batch": 4, "importance_after": 1}),
+    Row("neggrad", {"lr": 0.005}),
+    Row(
+        "unsir",
+        {"noise_images": 4, "noise_repeats": 2, "noise_steps": 3, "forget_batch": 16, "lr": 0.01},
+        forgets=False,
+    ),
+    Row("boundary-shrink", {"lr": 0.02, "forget_batch": 2, "max_epochs": 100}),
+    Row("boundary-expand", {"lr": 0.05, "forget_batch": 2, "max_epochs": 100}, forgets=False),
+    Row("lotus", {"forget_batch": 8, "max_epochs": 3}, forgets=False),
+    Row("amun", {"forget_batch": 4, "max_epochs": 3}, forgets=False),
+    Row("random-label", {"lr": 0.02, "forget_batch": 2}),
+    Row("salun", {"lr": 0.02, "forget_batch": 2}),
+]
+
+
+def run(row: Row, network: str = "cnn", forget: int = 4, **call: Any) -> Unlearned:
+    """One unlearning of the tiny problem by the method of a row."""
+    tiny = problem(network, forget)
+    given = {"anchors": tiny.anchors, "device": "cpu", "seed": 0, "measure_every": 2} | call
+    return unlearn(tiny.model, tiny.split, method=row.configured(), **given)
+
+
+def weights(result: Unlearned) -> dict[str, Tensor]:
+    """What the result would export."""
+    return result.classifier.exported_state()
+
+
+def check_deterministic(row: Row, first: Unlearned, cache: Path) -> None:
+    """Twice the same call, twice the same bytes, whatever the global generators hold; and these stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        random.seed(12345)
+        np.random.seed(12345)
+        before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+        second = run(row, cache=cache)
+        after = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    assert same(weights(first), weights(second)), "two runs of one seed differ"
+    assert first.history == second.history, "two runs of one seed have different histories"
+    assert first.record.digest() == second.record.digest()
+    assert torch.equal(before[0], after[0]), "torch's global generator was used"
+    assert before[1:] == after[1:], "a global generator was used"
+
+
+def check_seed(row: Row, first: Unlearned, cache: Path) -> None:
+    """Another seed gives other weights exactly where the method draws anything."""
+    other = run(row, seed=1, cache=cache)
+    differs = not same(weights(first), weights(other))
+    assert differs == row.draws, f"another seed {'changes' if differs else 'does not change'} the weights"
+
+
+def check_input_untouched(row: Row, cache: Path) -> None:
+    """The model given in keeps its weights, modes, gradients and flags; so does a plain network of the user."""
+    model = problem("resnet10").model
+    model.train()
+    model.head.bias.requires_grad_(False)
+    try:
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        flags = [p.requires_grad for p in model.parameters()]
+        run(row, "resnet10", cache=cache)
+        assert same(state, model.state_dict()), "the input model's weights changed"
+        assert all(module.training for module in model.modules()), "the input model's mode changed"
+        assert flags == [p.requires_grad for p in model.parameters()], "requires_grad of the input model changed"
+        assert all(p.grad is None for p in model.parameters()), "the input model was left with gradients"
+    finally:
+        model.head.bias.requires_grad_(True)
+        model.eval()
+
+
+def check_stop(row: Row, result: Unlearned) -> None:
+    """The stop reason says what happened, on the deployed path."""
+    record, method = result.record, row.configured()
+    assert record.before.forget_accuracy == 100.0
+    reasons = {"forgotten", "step limit"} if method.stops_when_forgotten else {"finished"}
+    assert record.stop_reason in reasons
+    if record.stop_reason == "forgotten":
+        assert record.forgotten, "stopped as forgotten, but it is not"
+    if row.forgets:
+        assert record.forget_accuracy == 0.0, f"not forgotten after {record.steps} steps"
+    assert (record.steps > 0) == row.steps
+    assert record.forgotten == (record.forget_accuracy == 0.0)
+
+
+def check_history(row: Row, result: Unlearned) -> None:
+    """One finite row a step, in order, with losses; forget accuracy where it was measured."""
+    history = result.history
+    assert [entry["step"] for entry in history] == list(range(1, result.record.steps + 1))
+    for entry in history:
+        assert all(isinstance(value, float) and math.isfinite(value) for value in entry.values()), entry
+        assert len(entry.keys() - {"step", "forget_accuracy"}) >= 1, "a row without anything of the method"
+        if entry["step"] % 2 == 0:
+            assert 0.0 <= entry["forget_accuracy"] <= 100.0
+    if result.record.stop_reason == "forgotten":
+        assert history[-1]["forget_accuracy"] == 0.0
+
+
+def check_record(row: Row, result: Unlearned) -> None:
+    """The record is whole, passes through JSON unchanged, and is about this classifier."""
+    record, method = result.record, row.configured()
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    assert Record.model_validate(json.loads(json.dumps(record.model_dump(mode="json")))) == record
+    assert record.method == row.name
+    assert type(method).settings_type.model_validate(record.settings) == method.settings
+    for figures in (record.before, record.after):
+        assert (figures.forget_images, figures.retain_images, figures.test_images) == (4, 32, 12)
+        assert figures.test_accuracy is not None
+        assert figures.retain_accuracy is not None
+    assert record.hashes.model_after == result.classifier.fingerprint()
+    assert record.hashes.model_before == problem("cnn").model.fingerprint(), "job.original was changed"
+    assert (record.hashes.probes is not None) == ("probes" in method.needs)
+    assert (record.hashes.anchors is not None) == ("anchors" in method.needs)
+    phases = {phase.name: phase for phase in record.phases}
+    assert {"evaluate before", "unlearn", "evaluate after"} <= phases.keys()
+    if row.steps:
+        assert phases["unlearn"].forward_images > 0, "passes through the network were not counted"
+
+
+def check_reload(row: Row, cache: Path, folder: Path) -> None:
+    """What lies in the run folder gives the logits of what was measured, bit for bit; the call again reads it back."""
+    result = run(row, "resnet10", cache=cache, out=folder)
+    pixels = problem("resnet10").split.test.batch(slice(None))
+    loaded = load_checkpoint(folder)
+    assert torch.equal(loaded(pixels), result.classifier(pixels))
+    assert same(loaded.exported_state(), weights(result))
+    assert not result.classifier.training
+    assert Record.load(folder / "record.json") == result.record
+    again = run(row, "resnet10", cache=cache, out=folder)
+    assert again.record == result.record
+    assert again.history == result.history
+    assert same(weights(again), weights(result))
+
+
+class Interrupting:
+    """A progress display that presses Ctrl-C after some steps of unlearning."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def __call__(self, phase: str, done: int, total: int, **figures: float) -> None:
+        assert 0 <= done <= total, f"{phase}: {done} of {total}"
+        if phase == "unlearn" and done == self.after:
+            signal.raise_signal(signal.SIGINT)
+
+
+def check_resume(row: Row, first: Unlearned, cache: Path, folder: Path) -> None:
+    """Interrupted after some steps, the same call goes on to the same bytes and history."""
+    steps = first.record.steps
+    assert steps >= 3, f"only {steps} steps: nothing to interrupt; choose gentler settings for this row"
+    for after in sorted({1, steps // 2, steps - 1}):
+        out = folder / str(after)
+        with pytest.raises(KeyboardInterrupt):
+            run(row, cache=cache, out=out, progress=Interrupting(after))
+        assert not (out / "record.json").exists()
+        resumed = run(row, cache=cache, out=out)
+        assert same(weights(resumed), weights(first)), f"resumed after step {after}: other weights"
+        assert resumed.history == first.history, f"resumed after step {after}: another history"
+        assert resumed.record.digest() == first.record.digest()
+
+
+def check_architecture(row: Row, network: str, cache: Path) -> None:
+    """It runs on this network, and changes it where it takes steps."""
+    result = run(row, network, cache=cache)
+    assert all(torch.isfinite(value).all() for value in weights(result).values() if value.is_floating_point())
+    if row.steps:
+        assert not same(weights(result), problem(network).model.exported_state())
+    assert result.classifier(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+
+
+def check_one_image(row: Row, cache: Path) -> None:
+    """k = 1, on a network with BatchNorm whose last feature maps are single pixels."""
+    for network in ("cnn", "resnet18"):
+        result = run(row, network, 1, cache=cache)
+        assert result.record.after.forget_images == 1
+        if row.forgets:
+            assert result.record.forgotten
+
+
+def check_refuses_without_retain(row: Row, cache: Path) -> None:
+    """A method that needs the retain set says so before it works, and one that does not never sees it."""
+    tiny = problem("cnn")
+    method = row.configured()
+
+    def call() -> Unlearned:
+        return unlearn(tiny.model, tiny.split.forget, method=method, anchors=tiny.anchors, cache=cache)
+
+    if "retain" in method.needs:
+        with pytest.raises(DataError, match="retain"):
+            call()
+    else:
+        assert same(weights(call()), weights(run(row, cache=cache)))
