@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -129,10 +128,15 @@ def _leave(
 
 
 def _gradient(logits: Logits, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of each image's cross entropy by its pixels."""
+    """Logits, and a positive multiple of the gradient of each image's cross entropy by its pixels.
+
+    CE = softplus(m) with m = logsumexp_{j≠y} z_j − z_y has the direction of ∇m, which does not vanish in floating
+    point where the model is all but certain, as it is of images that it was trained on.
+    """
     pixels = pixels.detach().requires_grad_(True)
     with torch.enable_grad():
         values = logits(pixels).float()
-        loss = F.cross_entropy(values, labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, pixels)
+        others = values.scatter(1, labels.unsqueeze(1), -torch.inf)
+        margin = others.logsumexp(1) - values.gather(1, labels.unsqueeze(1)).squeeze(1)
+        (gradient,) = torch.autograd.grad(margin.sum(), pixels)
     return values.detach(), gradient

@@ -86,7 +86,7 @@ def relabel_losses(job: Job[Any], step: int) -> dict[str, Tensor]:
 class RandomLabel(Method[RelabelSettings]):
     """Fine-tune on forget images under random wrong labels.
 
-    Publications: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020 (the baseline
+    Publication: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020 (the baseline
     "random labels"); Graves, Nagisetty and Ganesh, "Amnesiac Machine Learning", AAAI 2021 (unlearning).
 
     Needs: the forget set alone; with ``retain_weight`` above 0 (preset ``retain``) the retain set too.
