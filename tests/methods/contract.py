@@ -58,7 +58,14 @@ class Row:
 
 ROWS = [
     Row("structguard", {"lr": 0.01, "probe_batch": 4, "importance_after": 1}),
+    Row("before", draws=False, forgets=False, steps=False),
+    Row("oracle", {"max_epochs": 3, "retain_batch": 16, "crop_padding": 1}, forgets=False),
+    Row("oracle-finetune", {"lr": 0.01, "retain_batch": 16}),
+    Row("fisher", {"retain_batch": 8, "alpha": 1e-3}, forgets=False),
     Row("neggrad", {"lr": 0.005}),
+    Row("rawp", {"gamma": 0.03}),
+    Row("adv", {"lr": 0.01, "probe_batch": 4}),
+    Row("l2ul", {"lr": 0.01, "probe_batch": 4}),
     Row(
         "unsir",
         {"noise_images": 4, "noise_repeats": 2, "noise_steps": 3, "forget_batch": 16, "lr": 0.01},

@@ -5,19 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from stakes.errors import ConfigError
+from stakes.methods.adv import Adv, AdvSettings
 from stakes.methods.amun import Amun, AmunSettings
 from stakes.methods.base import Method, Outcome, carry_out
+from stakes.methods.before import Before
 from stakes.methods.boundary import BoundaryExpand, BoundarySettings, BoundaryShrink, ShrinkSettings
+from stakes.methods.fisher import Fisher, FisherSettings
 from stakes.methods.job import Batch, Batches, Job, NoStore
+from stakes.methods.l2ul import L2ul, L2ulSettings
 from stakes.methods.lotus import Lotus, LotusSettings
 from stakes.methods.neggrad import NegGrad
+from stakes.methods.oracle import Oracle, OracleFinetune, OracleFinetuneSettings, OracleSettings
 from stakes.methods.random_label import RandomLabel, RelabelSettings
+from stakes.methods.rawp import Rawp, RawpSettings
 from stakes.methods.salun import SalUn, SalUnSettings
 from stakes.methods.structguard import StructGuard, StructGuardSettings
 from stakes.methods.unsir import Unsir, UnsirSettings
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "before": Before,
+    "oracle": Oracle,
+    "oracle-finetune": OracleFinetune,
+    "fisher": Fisher,
     "neggrad": NegGrad,
+    "rawp": Rawp,
+    "adv": Adv,
+    "l2ul": L2ul,
     "structguard": StructGuard,
     "unsir": Unsir,
     "boundary-shrink": BoundaryShrink,
@@ -42,20 +55,34 @@ def find_method(name: str) -> type[Method[Any]]:
 
 __all__ = [
     "METHODS",
+    "Adv",
+    "AdvSettings",
     "Amun",
     "AmunSettings",
     "Batch",
     "Batches",
+    "Before",
     "BoundaryExpand",
     "BoundarySettings",
     "BoundaryShrink",
+    "Fisher",
+    "FisherSettings",
     "Job",
+    "L2ul",
+    "L2ulSettings",
     "Lotus",
     "LotusSettings",
     "Method",
+    "NegGrad",
     "NoStore",
+    "Oracle",
+    "OracleFinetune",
+    "OracleFinetuneSettings",
+    "OracleSettings",
     "Outcome",
     "RandomLabel",
+    "Rawp",
+    "RawpSettings",
     "RelabelSettings",
     "SalUn",
     "SalUnSettings",

@@ -20,6 +20,7 @@ from stakes.methods.job import Job
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
+from stakes.runtime import derive_seed
 
 Need = Literal["probes", "anchors", "retain"]
 StopReason = Literal["forgotten", "already forgotten", "step limit", "finished"]
@@ -170,6 +171,7 @@ def carry_out(
     devices = [job.device] if job.device.type == "cuda" else []
     # Dropout draws from the global generators: `Job.steps` seeds them for each step, and here they are put back.
     with deferred() as interrupted, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed("setup", job.seed))
         saved = time.monotonic()
         for losses in method.run(job):
             _refuse_nonfinite(losses, job.step)

@@ -1,7 +1,4 @@
-"""NEGGRAD: gradient ascent on the forget set and nothing else.
-
-    L = −CE(f(x_f), y_f)
-"""
+"""NEGGRAD: gradient ascent on the forget set and nothing else: L = −CE(f(x_f), y_f)."""
 
 from __future__ import annotations
 
