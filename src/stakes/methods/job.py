@@ -140,13 +140,14 @@ class Job(Generic[S]):
     def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Compute named tensors once; a resumed job reads them back.
 
-        They come contiguous and on the CPU, whether just computed or read, so that sums over them round alike.
+        They come contiguous, on the CPU and in the order of their names, whether just computed or read, so that
+        sums over them round alike.
         """
 
         def plain() -> dict[str, Tensor]:
             return {key: value.detach().cpu().contiguous() for key, value in make().items()}
 
-        return self.store.remember(name, plain)
+        return dict(sorted(self.store.remember(name, plain).items()))
 
     def steps(self, per_epoch: int) -> Iterator[int]:
         """Step numbers from the resumed one to the limit that the settings give.
