@@ -51,7 +51,9 @@ def write_parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [image if isinstance(image, dict) else {"bytes": image, "path": None} for image in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({columns[0]: pa.array(cells, kind), columns[1]: pa.array(labels)})
+    table = pa.table(
+        {columns[0]: pa.array(cells, kind), columns[1]: pa.array(labels, None if labels else pa.int64())}
+    )
     if metadata:
         import datasets
 

@@ -143,7 +143,7 @@ class ImageSet:
     def _positions(self, indices: Indices) -> Tensor:
         if isinstance(indices, slice):
             return torch.tensor(range(*indices.indices(len(self))), dtype=torch.int64)
-        chosen = torch.as_tensor(indices).detach().cpu().reshape(-1)
+        chosen = _tensor(indices, "image positions").reshape(-1)
         if chosen.numel() == 0:
             return torch.empty(0, dtype=torch.int64)
         if chosen.dtype == torch.bool and len(chosen) == len(self):
@@ -174,13 +174,20 @@ def checked_size(size: Sequence[int]) -> Size:
     return (size[0], size[1], size[2])
 
 
+def _tensor(values: Tensor | Sequence[int], what: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(what, expected="integers", got=f"{type(values).__name__} ({error})") from error
+
+
 def _tensor_size(store: TensorStore) -> Size:
     _, pixels = store.groups([0])[0]
     return (pixels.shape[1], pixels.shape[2], pixels.shape[3])
 
 
 def _checked_labels(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
-    found = torch.as_tensor(labels).detach().cpu()
+    found = _tensor(labels, "labels")
     if found.numel() == 0:
         found = found.long()
     if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
