@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
+from stakes.methods import Job, Method, carry_out
 from stakes.models import Classifier, build_network
 
 NAMES = ("ant", "bee", "cow")
@@ -65,7 +67,19 @@ def _vit() -> nn.Module:
     return made
 
 
+class Linear(nn.Module):
+    """Softmax regression: what is known in closed form is known here."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.last = nn.Linear(192, classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.last(pixels.flatten(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "linear": Linear,
     "mlp": Mlp,
     "cnn": Cnn,
     "resnet10": lambda: build_network("resnet10", num_classes=3, width=4),
@@ -127,3 +141,32 @@ def _learn(model: Classifier, pixels: Tensor, labels: Tensor) -> None:
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two states are equal bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def job_of(method: Method[Any], network: str = "linear", *, seed: int = 0) -> Job[Any]:
+    """A job in memory on the tiny problem; other images stand in for the probes."""
+    tiny = problem(network)
+    probes = ImageSet.from_tensors(*images(6, seed=3), NAMES)
+    return Job(
+        original=tiny.model.clone().eval().requires_grad_(False),
+        model=tiny.model.clone().requires_grad_(True),
+        forget=tiny.split.forget,
+        settings=method.settings,
+        seed=seed,
+        probes=probes,
+        retain=tiny.split.retain,
+    )
+
+
+def steps_of(method: Method[Any], job: Job[Any]) -> list[dict[str, float]]:
+    """Carry a job out; its history."""
+    rows: list[dict[str, float]] = []
+    carry_out(method, job, on_row=rows.append)
+    return rows
+
+
+def arrays(job: Job[Any], pixels: Tensor) -> tuple[Any, Any, Any]:
+    """NumPy's view of softmax regression, float64: normalised flat pixels X, weight W, bias b of the original."""
+    flat = ((pixels - job.original.mean) / job.original.std).flatten(1).double().numpy()
+    head = job.original.head
+    return flat, head.weight.double().numpy(), head.bias.double().numpy()

@@ -21,12 +21,12 @@ def reinitialise(model: Classifier, seed: int) -> None:
     """
     model.projector = None
     architecture = model.architecture
-    with torch.random.fork_rng(devices=_cuda(model)):
-        torch.manual_seed(seed)
-        if architecture is None:
+    if architecture is None:
+        with torch.random.fork_rng(devices=_cuda(model)):
+            torch.manual_seed(seed)
             _reset(model)
-            return
-        network = _built(model, architecture, seed)
+        return
+    network = _built(model, architecture, seed)
     fresh = Classifier.from_network(
         network, class_names=model.class_names, input_size=model.input_size, head=model.head_name
     )
@@ -36,7 +36,7 @@ def reinitialise(model: Classifier, seed: int) -> None:
 
 def _built(model: Classifier, architecture: dict[str, object], seed: int) -> nn.Module:
     if "model_type" in architecture:
-        return zoo.build_transformers(architecture)
+        return zoo.build_transformers(architecture, seed=seed)
     options = {k: v for k, v in architecture.items() if k not in ("architecture", "in_channels", "options")}
     more = architecture.get("options")
     return build_network(

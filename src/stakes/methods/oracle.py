@@ -5,6 +5,7 @@ L = CE(f(x_r), y_r) − CE(f(x_f), y_f)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from pydantic import Field
@@ -40,10 +41,14 @@ class OracleSettings(OracleFinetuneSettings):
     max_epochs: int = Field(_PUBLISHED.epochs, ge=1, description="passes over the retain set")
     crop_padding: int = Field(_PUBLISHED.crop_padding, ge=0, description="of retained images; 0: no crop")
     flip: bool = Field(_PUBLISHED.flip, description="mirror half of the retained images")
+    passes: Passes = Field("joint", description="retained and forget images in one pass, or two")
+    weights: Weights = Field(
+        "share", description="share: every image of the step counts once; sum: CE_r − CE_f"
+    )
     forget_ceiling: float | None = Field(
-        None,
+        2.0,
         gt=0,
-        description="cross-entropy beyond which a forget image pushes no further; None: it always does",
+        description="in units of ln(classes): the loss beyond which a forget image pushes no further",
     )
 
 
@@ -100,8 +105,12 @@ class Oracle(Method[OracleSettings]):
 
     Needs: the forget set and the retain set. It refuses to run without the latter.
 
-    Deviations: none known. −CE has no lower bound, and over a whole schedule it can drown the retained images:
-    ``forget_ceiling`` bounds it (twice ln of the number of classes is a gentle choice), ``weights=share`` weakens it.
+    Deviations: the text gives no weights and no bound. Here a step is one pass in which every image counts once
+    (``passes=joint weights=share``), and a forget image stops pushing once its cross-entropy is 2 ln b, b classes,
+    where its label has the probability b⁻² (``forget_ceiling``). CE_r − CE_f as it stands (``weights=sum
+    forget_ceiling=null``) has no lower bound, and a whole schedule of it drowns the retained images: on the digits,
+    k = 16, test accuracy after ten epochs is 10 %, with the defaults 95 %. Two passes leave a few forget images
+    recognised, as BatchNorm treats them otherwise in training than in evaluation.
 
     Not guaranteed: that the forget set ends at accuracy 0, or that the model equals one that never saw it.
 
@@ -122,6 +131,7 @@ class Oracle(Method[OracleSettings]):
         if job.step == 0:
             reinitialise(job.model, derive_seed("oracle", job.seed))
         optimizer, total = sgd(job), self.total_steps(job)
+        ceiling = settings.forget_ceiling and settings.forget_ceiling * math.log(job.model.num_classes)
         schedule = _PUBLISHED.model_copy(update={"learning_rate": settings.lr})
         for step in job.steps(_per_epoch(job)):
             for group in optimizer.param_groups:
@@ -140,7 +150,7 @@ class Oracle(Method[OracleSettings]):
                 gone,
                 passes=settings.passes,
                 weights=settings.weights,
-                ceiling=settings.forget_ceiling,
+                ceiling=ceiling,
             )
             yield descend(optimizer, losses)
 

@@ -99,7 +99,7 @@ _NOT_FOR_TRANSFORMERS = frozenset(
 )
 
 
-def build_transformers(config: Mapping[str, Any]) -> nn.Module:
+def build_transformers(config: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
     """A ``transformers`` image classifier with seeded random weights from what its ``config.json`` says.
 
     Nothing is downloaded, and code named in the config (``auto_map``, attention kernels) is never run.
@@ -112,7 +112,7 @@ def build_transformers(config: Mapping[str, Any]) -> nn.Module:
     values = {k: v for k, v in config.items() if k not in _NOT_FOR_TRANSFORMERS}
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+            torch.default_generator.manual_seed(seed)
             settings = AutoConfig.for_model(config["model_type"], **values)
             attention = config.get("attn_implementation")
             network: nn.Module = AutoModelForImageClassification.from_config(
