@@ -121,7 +121,7 @@ def pretrain(
             source,
             out,
             architecture=arch,
-            stem=stem,
+            options={"stem": stem} if stem else {},
             preset=preset,
             settings=settings,
             seed=seed,
@@ -250,7 +250,9 @@ def evaluate(
 ) -> None:
     """Measure test, retain and forget accuracy of a checkpoint or a run (always in fp32)."""
     from stakes.api import evaluate as call
-    from stakes.console import Console, figures_table, live_progress
+    from rich.console import Console
+
+    from stakes.console import figures_table, live_progress
     from stakes.files import write_json
 
     classifier, split, _ = _open(model, data, forget, seed, allow_pickle=allow_pickle)

@@ -50,7 +50,9 @@ def live_progress(*, quiet: bool = False) -> Iterator[ProgressCall]:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total, figures="")
             shown = "  ".join(text.format(figures[name]) for name, text in _SHOWN.items() if name in figures)
-            bars.update(tasks[phase], completed=done, total=total, **({"figures": shown} if shown else {}))
+            bars.update(tasks[phase], completed=done, total=total)
+            if shown:
+                bars.update(tasks[phase], figures=shown)
 
         yield report
 

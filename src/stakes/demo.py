@@ -39,6 +39,7 @@ def run_demo(
         source,
         out / "model",
         architecture="resnet10",
+        options={"width": 16},
         settings=recipe("demo"),
         preset="demo",
         seed=seed,

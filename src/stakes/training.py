@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def train_checkpoint(
     *,
     architecture: str,
     settings: PretrainSettings,
-    stem: str | None = None,
+    options: Mapping[str, Any] | None = None,
     preset: str = "own",
     seed: int = 0,
     device: Device = "auto",
@@ -47,7 +48,7 @@ def train_checkpoint(
         "data": source.name,
         "train_set": source.train.fingerprint(),
         "architecture": architecture,
-        "stem": stem,
+        "options": dict(options or {}),
         "preset": preset,
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
@@ -70,7 +71,7 @@ def train_checkpoint(
         settings=settings,
         seed=seed,
         device=resolve_device(device),
-        options={"stem": stem} if stem is not None else None,
+        options=options,
         progress=progress,
         state_path=state,
     )

@@ -20,29 +20,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stakes.anchors.bridge import Bridge
 from stakes.config import MethodSettings
-from stakes.errors import NumericalError
+from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
-from stakes.methods.job import Job
-from stakes.models.classifier import Classifier
+from stakes.methods.job import Batch, Job
 from stakes.models.projector import Projector
-from stakes.structure import (
-    Alignment,
-    Axis,
-    affinity,
-    alignment_loss,
-    all_zero,
-    batch_importance,
-    elastic_net,
-    regularisation,
-    sample_importance,
-    scale_importance,
-)
+from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
 
 Weights = Literal["sum", "share"]
 
@@ -50,14 +36,37 @@ Weights = Literal["sum", "share"]
 class StructGuardSettings(MethodSettings):
     """Settings of STRUCTGUARD. The defaults are the text's; where it is silent, those of L2UL, which it follows."""
 
-    projector_init: Literal["random", "identity"] = "random"
+    projector: Literal["learned", "none"] = Field(
+        "learned", description="none: p is the identity, both paths are one"
+    )
+    projector_init: Literal["random", "identity"] = Field(
+        "identity", description="identity: the deployed path starts as the original model"
+    )
     projector_hidden: int | None = Field(None, ge=1, description="hidden width; None: that of the features")
     projector_lr: float | None = Field(None, gt=0, description="None: lr")
     path: Literal["projector", "bypass"] = Field(
         "projector", description="the path that is deployed, stop-tested and measured"
     )
+    deletion: Literal["ascent", "hinge"] = Field(
+        "ascent",
+        description="ascent: −CE, unbounded; hinge: max(0, margin + z_y − max z_other), 0 once forgotten",
+    )
+    margin: float = Field(1.0, gt=0, description="of the hinge, in logits")
+    retention: Literal["hard", "soft"] = Field(
+        "hard",
+        description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
+    )
+    del_weight: float = Field(1.0, gt=0)
+    ret_weight: float = Field(1.0, ge=0)
     batch_weights: Weights = Field(
         "sum", description="sum: L_del + L_ret; share: each weighed by its share of the images of the step"
+    )
+    stop_probe_accuracy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the stop test counts only from steps whose probes are classified this well on the deployed path: "
+        "a projector that starts at random misclassifies everything at first",
     )
     align: Alignment = "cosine"
     align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
@@ -108,6 +117,8 @@ class StructGuard(Method[StructGuardSettings]):
             "forget_batch": 128,
             "max_epochs": 100,
             "probes.epsilon": 3.0,
+            "projector_init": "random",
+            "stop_probe_accuracy": 0.9,
             "batch_weights": "share",
             "align_axis": "instance",
             "importance": "batch",
@@ -115,14 +126,16 @@ class StructGuard(Method[StructGuardSettings]):
         },
     }
 
+    _probe_accuracy = 0.0
+
     def run(self, job: Job[StructGuardSettings]) -> Iterator[Row]:
         """Minimise the total loss over ψ, ω and φ by SGD."""
         settings, model = job.settings, job.model
         projector = job.track("projector", self._projector(job))
-        if settings.path == "projector":
+        if settings.path == "projector" and settings.projector == "learned":
             model.projector = projector
         optimizer = job.track("optimizer", self._optimizer(job, projector))
-        structure = _Structure(job, projector)
+        structure = AnchoredStructure(job, projector)
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
@@ -136,8 +149,12 @@ class StructGuard(Method[StructGuardSettings]):
                 "loss": float(total.detach())
             }
 
+    def may_stop(self, job: Job[StructGuardSettings]) -> bool:
+        """Whether the deployed path works yet: a projector that starts at random first has to be learned."""
+        return self._probe_accuracy >= job.settings.stop_probe_accuracy
+
     def _losses(
-        self, job: Job[StructGuardSettings], projector: Projector, structure: _Structure, step: int
+        self, job: Job[StructGuardSettings], projector: nn.Module, structure: AnchoredStructure, step: int
     ) -> dict[str, Tensor]:
         """The weighted terms of the total loss."""
         settings, model = job.settings, job.model
@@ -145,19 +162,20 @@ class StructGuard(Method[StructGuardSettings]):
         with job.autocast():
             # One pass for both batches, so that BatchNorm sees what it sees in L2UL.
             features = model.features(torch.cat([probes.pixels, forget.pixels]))
-            kept, gone = features[: len(probes)], features[len(probes) :]
-            projected = projector(kept)
-            logits_kept, logits_gone = model.head(projected).float(), model.head(gone).float()
+            projected = projector(features[: len(probes)])
+            gone = model.head(features[len(probes) :]).float()
+            kept = model.head(projected).float()
+        self._probe_accuracy = float((kept.argmax(dim=1) == probes.labels).float().mean())
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         losses = {
-            "loss_del": -w_del * F.cross_entropy(logits_gone, forget.labels),
-            "loss_ret": w_ret * F.cross_entropy(logits_kept, probes.labels),
+            "loss_del": w_del * settings.del_weight * _deletion(gone, forget.labels, settings),
+            "loss_ret": w_ret * settings.ret_weight * self._retention(kept, probes, structure, settings),
         }
         if settings.align_weight:
-            now = structure.of(projected.float())
+            original = structure.affinities[probes.indices].to(job.device)
             loss = alignment_loss(
-                structure.original[probes.indices].to(job.device), now, settings.align, settings.align_axis
+                original, structure.of(projected.float()), settings.align, settings.align_axis
             )
             losses["loss_align"] = settings.align_weight * loss
         if settings.reg_weight and step >= settings.importance_after:
@@ -168,8 +186,19 @@ class StructGuard(Method[StructGuardSettings]):
         return losses
 
     @staticmethod
-    def _projector(job: Job[StructGuardSettings]) -> Projector:
+    def _retention(
+        logits: Tensor, probes: Batch, structure: AnchoredStructure, settings: StructGuardSettings
+    ) -> Tensor:
+        if settings.retention == "hard":
+            return F.cross_entropy(logits, probes.labels)
+        target = F.log_softmax(structure.logits[probes.indices].to(logits.device), dim=1)
+        return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)
+
+    @staticmethod
+    def _projector(job: Job[StructGuardSettings]) -> nn.Module:
         settings = job.settings
+        if settings.projector == "none":
+            return nn.Identity()
         return Projector(
             job.model.feature_width,
             settings.projector_hidden,
@@ -178,109 +207,24 @@ class StructGuard(Method[StructGuardSettings]):
         ).to(job.device)
 
     @staticmethod
-    def _optimizer(job: Job[StructGuardSettings], projector: Projector) -> torch.optim.Optimizer:
+    def _optimizer(job: Job[StructGuardSettings], projector: nn.Module) -> torch.optim.Optimizer:
         settings = job.settings
         own = {id(parameter) for parameter in projector.parameters()}
         network = [parameter for parameter in job.model.parameters() if id(parameter) not in own]
-        groups: list[dict[str, Any]] = [
-            {"params": network},
-            {"params": list(projector.parameters()), "lr": settings.projector_lr or settings.lr},
-        ]
+        groups: list[dict[str, Any]] = [{"params": network}]
+        if own:
+            groups.append(
+                {"params": list(projector.parameters()), "lr": settings.projector_lr or settings.lr}
+            )
         return torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
 
 
-class _Structure:
-    """S_ori of all probes, S_unl of a batch, and the structural importance of the feature extractor."""
-
-    def __init__(self, job: Job[StructGuardSettings], projector: Projector) -> None:
-        self.job, self.projector = job, projector
-        anchors = job.need_anchors().for_classes(job.model.class_names)
-        self.bridge = Bridge.between(job.model.feature_width, anchors.matrix.shape[1], job.seed).to(
-            job.device
-        )
-        self.anchors = self.bridge.anchors(anchors.matrix.to(job.device))
-        self.original = job.remember("structure", self._original)["original"]
-        self._parameters = dict(job.model.body.named_parameters())
-        self._origin = {name: value.detach() for name, value in job.original.body.named_parameters()}
-        self._importance: dict[str, Tensor] | None = None
-
-    def of(self, features: Tensor) -> Tensor:
-        """Affinities of (projected) features."""
-        return affinity(self.bridge.features(features), self.anchors)
-
-    def importance(self) -> dict[str, Tensor]:
-        """I of eq. 4, computed at the step that the settings name and kept for resumed jobs."""
-        if self._importance is None:
-            made = self.job.remember("importance", self._make_importance)
-            self._importance = {name: value.to(self.job.device) for name, value in made.items()}
-        return self._importance
-
-    def regularisation(self) -> Tensor:
-        """L_reg of eq. 3."""
-        return regularisation(self.importance(), self._parameters, self._origin)
-
-    @torch.no_grad()
-    def _original(self) -> dict[str, Tensor]:
-        probes, rows = self.job.need_probes(), []
-        for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
-            pixels = probes.batch(part).to(self.job.device)
-            self.job.meter.count(forward=len(part))
-            rows.append(self.of(self.job.original.features(pixels)).cpu())
-        return {"original": torch.cat(rows)}
-
-    def _make_importance(self) -> dict[str, Tensor]:
-        settings = self.job.settings
-        training = self.job.model.training
-        self.job.model.eval()
-        with self.job.meter.paused():
-            raw = self._sample_importance() if settings.importance == "sample" else self._batch_importance()
-        self.job.model.train(training)
-        if all_zero(raw):
-            raise NumericalError(
-                "structural importance",
-                expected="some gradient of the alignment loss",
-                got="zero for every parameter: the projector still is the identity, so S_unl equals S_ori",
-                fix="Set importance_after to 1 or more, projector_init to random, or reg_weight to 0.",
-            )
-        return {name: value.cpu() for name, value in scale_importance(raw, settings.importance_scale).items()}
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        probes, settings = self.job.need_probes(), self.job.settings
-        chosen = torch.randperm(len(probes), generator=self.job.generator("importance"))
-        for part in chosen[: settings.importance_probes].split(settings.probe_batch):
-            self.job.meter.count(forward=len(part), backward=len(part))
-            yield probes.batch(part).to(self.job.device), self.original[part].to(self.job.device)
-
-    def _sample_importance(self) -> dict[str, Tensor]:
-        # Per sample the cosine of columns is ±1 and has no gradient: eq. 4 is read over instances.
-        kind = self.job.settings.align
-        view = _Projected(self.job.model, self.projector)
-
-        def loss(parameters: dict[str, Tensor], pixels: Tensor, row: Tensor) -> Tensor:
-            named = {f"model.body.{name}": value for name, value in parameters.items()}
-            projected = functional_call(view, named, (pixels.unsqueeze(0),))
-            return alignment_loss(row.unsqueeze(0), self.of(projected), kind, "instance")
-
-        return sample_importance(loss, self._parameters, self._batches())  # type: ignore[arg-type]
-
-    def _batch_importance(self) -> dict[str, Tensor]:
-        settings = self.job.settings
-
-        def loss(pixels: Tensor, rows: Tensor) -> Tensor:
-            projected = self.projector(self.job.model.features(pixels))
-            return alignment_loss(rows, self.of(projected), settings.align, settings.align_axis)
-
-        return batch_importance(loss, self._parameters, self._batches())
-
-
-class _Projected(torch.nn.Module):
-    """p(g(x)) as a module, for functional calls."""
-
-    def __init__(self, model: Classifier, projector: Projector) -> None:
-        super().__init__()
-        self.model, self.projector = model, projector
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.projector(self.model.features(pixels))  # type: ignore[no-any-return]
+def _deletion(logits: Tensor, labels: Tensor, settings: StructGuardSettings) -> Tensor:
+    """L_del of the forget images' logits (n, b): minus the cross-entropy, or the hinge on their margin."""
+    if settings.deletion == "ascent":
+        return -F.cross_entropy(logits, labels)
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(dim=1)
+    return F.relu(settings.margin + own - other).mean()

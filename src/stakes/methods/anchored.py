@@ -1,0 +1,122 @@
+"""The structure of a job: S_ori of its probes, S_unl of a batch, and what the feature extractor holds it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from stakes.anchors.bridge import Bridge
+from stakes.errors import NumericalError
+from stakes.methods.job import Job
+from stakes.models.classifier import Classifier
+from stakes.structure import (
+    affinity,
+    alignment_loss,
+    all_zero,
+    batch_importance,
+    regularisation,
+    sample_importance,
+    scale_importance,
+)
+
+
+class AnchoredStructure:
+    """S_ori of all probes, S_unl of a batch, and the structural importance of the feature extractor."""
+
+    def __init__(self, job: Job[Any], projector: nn.Module) -> None:
+        self.job, self.projector = job, projector
+        anchors = job.need_anchors().for_classes(job.model.class_names)
+        self.bridge = Bridge.between(job.model.feature_width, anchors.matrix.shape[1], job.seed).to(
+            job.device
+        )
+        self.anchors = self.bridge.anchors(anchors.matrix.to(job.device))
+        kept = job.remember("structure", self._original)
+        self.affinities, self.logits = kept["affinities"], kept["logits"]
+        self._parameters = dict(job.model.body.named_parameters())
+        self._origin = {name: value.detach() for name, value in job.original.body.named_parameters()}
+        self._importance: dict[str, Tensor] | None = None
+
+    def of(self, features: Tensor) -> Tensor:
+        """Affinities of (projected) features."""
+        return affinity(self.bridge.features(features), self.anchors)
+
+    def importance(self) -> dict[str, Tensor]:
+        """I of eq. 4, computed at the step that the settings name and kept for resumed jobs."""
+        if self._importance is None:
+            made = self.job.remember("importance", self._make_importance)
+            self._importance = {name: value.to(self.job.device) for name, value in made.items()}
+        return self._importance
+
+    def regularisation(self) -> Tensor:
+        """L_reg of eq. 3."""
+        return regularisation(self.importance(), self._parameters, self._origin)
+
+    @torch.no_grad()
+    def _original(self) -> dict[str, Tensor]:
+        probes, original = self.job.need_probes(), self.job.original
+        affinities, logits = [], []
+        for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
+            features = original.features(probes.batch(part).to(self.job.device))
+            self.job.meter.count(forward=len(part))
+            affinities.append(self.of(features).cpu())
+            logits.append(original.logits(features).cpu())
+        return {"affinities": torch.cat(affinities), "logits": torch.cat(logits)}
+
+    def _make_importance(self) -> dict[str, Tensor]:
+        settings = self.job.settings
+        training = self.job.model.training
+        self.job.model.eval()
+        with self.job.meter.paused():
+            raw = self._sample_importance() if settings.importance == "sample" else self._batch_importance()
+        self.job.model.train(training)
+        if all_zero(raw):
+            raise NumericalError(
+                "structural importance",
+                expected="some gradient of the alignment loss",
+                got="zero for every parameter: the projector still is the identity, so S_unl equals S_ori",
+                fix="Set importance_after to 1 or more, projector_init to random, or reg_weight to 0.",
+            )
+        return {name: value.cpu() for name, value in scale_importance(raw, settings.importance_scale).items()}
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        probes, settings = self.job.need_probes(), self.job.settings
+        chosen = torch.randperm(len(probes), generator=self.job.generator("importance"))
+        for part in chosen[: settings.importance_probes].split(settings.probe_batch):
+            self.job.meter.count(forward=len(part), backward=len(part))
+            yield probes.batch(part).to(self.job.device), self.affinities[part].to(self.job.device)
+
+    def _sample_importance(self) -> dict[str, Tensor]:
+        # Per sample the cosine of columns is ±1 and has no gradient: eq. 4 is read over instances.
+        kind = self.job.settings.align
+        view = _Projected(self.job.model, self.projector)
+
+        def loss(parameters: dict[str, Tensor], pixels: Tensor, row: Tensor) -> Tensor:
+            named = {f"model.body.{name}": value for name, value in parameters.items()}
+            projected = functional_call(view, named, (pixels.unsqueeze(0),))
+            return alignment_loss(row.unsqueeze(0), self.of(projected), kind, "instance")
+
+        return sample_importance(loss, self._parameters, self._batches())  # type: ignore[arg-type]
+
+    def _batch_importance(self) -> dict[str, Tensor]:
+        settings = self.job.settings
+
+        def loss(pixels: Tensor, rows: Tensor) -> Tensor:
+            projected = self.projector(self.job.model.features(pixels))
+            return alignment_loss(rows, self.of(projected), settings.align, settings.align_axis)
+
+        return batch_importance(loss, self._parameters, self._batches())
+
+
+class _Projected(torch.nn.Module):
+    """p(g(x)) as a module, for functional calls."""
+
+    def __init__(self, model: Classifier, projector: nn.Module) -> None:
+        super().__init__()
+        self.model, self.projector = model, projector
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.projector(self.model.features(pixels))  # type: ignore[no-any-return]
