@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.files import digest, digest_tensors, writing
+from stakes.files import digest, digest_tensors, read_tensors, write_tensors
 from stakes.meter import Meter
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
@@ -106,24 +104,16 @@ class _Predictions:
             digest_tensors({"mean": classifier.mean, "std": classifier.std}),
         )
         path = cache / "predictions" / f"{key[:32]}.safetensors"
-        try:
-            tensors = load_file(path)
-            if digest_tensors({k: tensors[k] for k in ("hashes", "classes")}).startswith(
-                bytes(tensors["digest"].tolist()).hex()
-            ):
-                names = [bytes(row).hex() for row in tensors["hashes"].numpy()]
-                return cls(path, dict(zip(names, tensors["classes"].tolist(), strict=True)))
-        except (SafetensorError, OSError, KeyError):
-            # Absent or damaged: it is only a cache, and is measured again.
-            pass
-        return cls(path, {})
+        tensors = read_tensors(path)
+        if tensors is None or set(tensors) != {"hashes", "classes"}:
+            return cls(path, {})
+        names = [bytes(row).hex() for row in tensors["hashes"].numpy()]
+        return cls(path, dict(zip(names, tensors["classes"].tolist(), strict=True)))
 
     def save(self) -> None:
         names = sorted(self.classes)
         raw = torch.frombuffer(bytearray(bytes.fromhex("".join(names))), dtype=torch.uint8).view(
             len(names), -1
         )
-        tensors = {"hashes": raw.clone(), "classes": torch.tensor([self.classes[name] for name in names])}
-        mark = bytes.fromhex(digest_tensors(tensors))
-        with writing(self.path) as temporary:
-            save_file({**tensors, "digest": torch.tensor(list(mark), dtype=torch.uint8)}, temporary)
+        classes = torch.tensor([self.classes[name] for name in names])
+        write_tensors(self.path, {"hashes": raw.clone(), "classes": classes})

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from stakes.errors import OutputError
 
@@ -74,6 +75,37 @@ def write_bytes(target: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def append_line(target: Path, line: str) -> None:
+    """Add a line to a text file. A crash may cut the last line short; nothing before it is touched.
+
+    Raises:
+        OutputError: no space or no permission.
+    """
+    try:
+        with target.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+    except OSError as error:
+        raise _output_error(target, error) from error
+
+
+def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write named tensors as safetensors with their digest, atomically; `read_tensors` checks it."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # Not save_file: it reports a full disk by an error of its own.
+    write_bytes(target, save(plain, metadata={"digest": digest_tensors(plain)}))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file by `write_tensors`, on the CPU; None where it is absent or damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            stated = (handle.metadata() or {}).get("digest")
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    return tensors if digest_tensors(tensors) == stated else None
+
+
 def write_json(target: Path, value: Any) -> None:
     """Write ``value`` as readable JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -103,11 +135,9 @@ def digest_file(path: Path) -> str:
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
     """Type, shape and values of a tensor as bytes; equal tensors give equal bytes on every device."""
-    array = tensor.detach().to("cpu").contiguous()
+    array = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
     head = f"{array.dtype}{tuple(array.shape)}".encode()
-    if array.dtype == torch.bfloat16:
-        array = array.view(torch.int16)
-    return head + np.ascontiguousarray(array.numpy()).tobytes()
+    return head + array.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
 from stakes.errors import DataError
-from stakes.files import digest, digest_json, digest_tensors, writing
+from stakes.files import digest, digest_json, digest_tensors, read_tensors, write_tensors
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
 from stakes.probes import draw_probe, targeted_pgd
@@ -108,7 +109,7 @@ class ProbeStore:
         """Return the probe set of ``forget``, making what is not there yet.
 
         Args:
-            chunk: images a network pass; the draws do not depend on it, pixels only in rounding.
+            chunk: most images a network pass; the draws do not depend on it, pixels only in rounding.
             on_pass: told the number of images of every forward-and-backward pass.
             stop: asked between passes; where it says yes, finished files stay and KeyboardInterrupt is raised.
         """
@@ -168,22 +169,22 @@ class _Attack:
     def run(
         self, missing: Sequence[_Work], on_pass: Callable[[int], None], stop: Callable[[], bool]
     ) -> Iterator[int]:
-        """Make the missing files, yielding the number of probes finished after each pass."""
-        pairs = [(work, probe) for work in missing for probe in range(self.settings.per_image)]
-        held: list[tuple[Tensor, Tensor]] = []
-        written = 0
-        for start in range(0, len(pairs), self.chunk):
-            part = pairs[start : start + self.chunk]
-            held.append(self._attack(part, on_pass, stop))
-            images, targets = torch.cat([h[0] for h in held]), torch.cat([h[1] for h in held])
-            whole = len(images) // self.settings.per_image
-            for k in range(whole):
-                rows = slice(k * self.settings.per_image, (k + 1) * self.settings.per_image)
-                _write(missing[written + k].path, images[rows], targets[rows])
-            written += whole
-            rest = whole * self.settings.per_image
-            held = [(images[rest:].clone(), targets[rest:].clone())]
-            yield len(part)
+        """Make the missing files, yielding the number of probes finished after each pass.
+
+        A pass takes whole images where they fit, so that work cut off and taken up again is batched, and thus
+        rounded, as if it had gone through.
+        """
+        together = max(1, self.chunk // self.settings.per_image)
+        for first in range(0, len(missing), together):
+            group = missing[first : first + together]
+            pairs = [(work, probe) for work in group for probe in range(self.settings.per_image)]
+            made: list[tuple[Tensor, Tensor]] = []
+            for start in range(0, len(pairs), self.chunk):
+                part = pairs[start : start + self.chunk]
+                made.append(self._attack(part, on_pass, stop))
+                if start + self.chunk >= len(pairs):
+                    _write(group, torch.cat([m[0] for m in made]), torch.cat([m[1] for m in made]))
+                yield len(part)
 
     def _attack(
         self, part: Sequence[tuple[_Work, int]], on_pass: Callable[[int], None], stop: Callable[[], bool]
@@ -209,7 +210,7 @@ class _Attack:
                 raise KeyboardInterrupt
             on_pass(len(pixels))
             with autocast(self.device, self.precision):
-                return self.logits(pixels)
+                return self.logits(pixels)  # type: ignore[no-any-return]
 
         probes = targeted_pgd(
             logits,
@@ -223,25 +224,24 @@ class _Attack:
         return probes.cpu(), targets
 
 
-def _write(path: Path, images: Tensor, targets: Tensor) -> None:
-    tensors = {"images": images.contiguous(), "targets": targets.contiguous()}
-    with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"digest": digest_tensors(tensors)})
+def _write(group: Sequence[_Work], images: Tensor, targets: Tensor) -> None:
+    folder = group[0].path.parent
+    fresh = not folder.exists()
+    parts = zip(group, images.chunk(len(group)), targets.chunk(len(group)), strict=True)
+    for work, pixels, labels in parts:
+        write_tensors(work.path, {"images": pixels, "targets": labels})
+    if fresh:
+        # Probes look like the images to forget, which may be personal.
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            folder.chmod(0o700)
 
 
 def _valid_labels(path: Path, settings: ProbeSettings) -> Tensor | None:
     """The targets of a whole and undamaged file, or None."""
-    if not path.is_file():
+    tensors = read_tensors(path)
+    if tensors is None or set(tensors) != {"images", "targets"}:
         return None
-    try:
-        with safe_open(path, framework="pt") as handle:
-            stated = (handle.metadata() or {}).get("digest")
-            tensors: dict[str, Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return None
-    if set(tensors) != {"images", "targets"} or digest_tensors(tensors) != stated:
-        return None
-    targets: Tensor = tensors["targets"]
+    targets = tensors["targets"]
     return targets if len(targets) == settings.per_image else None
 
 

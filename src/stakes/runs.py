@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,13 +13,13 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stakes.errors import RunFolderError
-from stakes.files import digest_tensors, write_bytes, writing
+from stakes.files import append_line, read_tensors, write_bytes, write_tensors
 from stakes.records import Record
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 class RunFolder:
@@ -43,9 +46,9 @@ class RunFolder:
         config = self.path / "config.yaml"
         wanted = json.loads(json.dumps(request, sort_keys=True))
         if config.is_file():
-            self._refuse_other(yaml.safe_load(config.read_text()), wanted)
+            self._refuse_other(self._read(config), wanted)
             return Record.load(self.record_path) if self.record_path.is_file() else None
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RunFolderError(
                 f"{self.path} is not a run folder",
                 expected="a new or empty folder",
@@ -53,14 +56,26 @@ class RunFolder:
             )
         write_bytes(config, yaml.safe_dump(wanted, sort_keys=True, allow_unicode=True).encode())
         # Forget images and what hangs on them may be personal.
-        self.path.chmod(0o700)
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            self.path.chmod(0o700)
         return None
+
+    def _read(self, config: Path) -> Any:
+        try:
+            return yaml.safe_load(config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise RunFolderError(
+                f"{config} cannot be read",
+                expected="the request of a run",
+                got=str(error).splitlines()[0],
+                fix="Choose another --out.",
+            ) from error
 
     def _refuse_other(self, found: Any, wanted: dict[str, Any]) -> None:
         if found == wanted:
             return
         there, here = _flat(found), _flat(wanted)
-        keys = [k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)]
+        keys = [k for k in sorted(there.keys() | here.keys()) if there.get(k, "") != here.get(k, "")]
         shown = "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} now" for k in keys[:4])
         raise RunFolderError(
             f"{self.path} holds another request",
@@ -73,34 +88,30 @@ class RunFolder:
 
     def load(self) -> dict[str, Any] | None:
         """The state of the last safe point, or None; a damaged one counts as none."""
-        path = self.state / "job.pt"
-        if not path.is_file():
-            return None
         try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, ValueError, OSError):
+            data = (self.state / "job.pt").read_bytes()
+        except OSError:
             return None
+        # PyTorch's own format does not notice a flipped bit.
+        if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+            return None
+        return dict(torch.load(io.BytesIO(data[_DIGEST:]), map_location="cpu", weights_only=True))
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state atomically."""
-        with writing(self.state / "job.pt") as temporary:
-            torch.save(dict(state), temporary)
+        """Write the state and its SHA-256 before it, atomically."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+        write_bytes(self.state / "job.pt", hashlib.sha256(data).digest() + data)
 
     def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors computed once in this run; a damaged file is made again."""
         path = self.state / f"{name}.safetensors"
-        if path.is_file():
-            try:
-                tensors: dict[str, Tensor] = load_file(path)
-                mark = tensors.pop("_digest")
-            except (SafetensorError, OSError, KeyError):
-                tensors, mark = {}, torch.empty(0)
-            if tensors and bytes(mark.tolist()).hex() == digest_tensors(tensors):
-                return tensors
+        kept = read_tensors(path)
+        if kept is not None:
+            return kept
         made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
-        mark = torch.tensor(list(bytes.fromhex(digest_tensors(made))), dtype=torch.uint8)
-        with writing(path) as temporary:
-            save_file({**made, "_digest": mark}, temporary)
+        write_tensors(path, made)
         return made
 
     # -- history -------------------------------------------------------------------------------------------
@@ -113,8 +124,7 @@ class RunFolder:
 
     def append_history(self, row: Mapping[str, float]) -> None:
         """Add one step."""
-        with self.history_path.open("a") as handle:
-            handle.write(json.dumps(dict(row)) + "\n")
+        append_line(self.history_path, json.dumps(dict(row)))
 
     def history(self) -> list[dict[str, float]]:
         """All whole rows; a last line cut short by a crash is left out."""
@@ -130,6 +140,11 @@ class RunFolder:
         """Write the record last, then drop the state: a folder with a record is a finished run."""
         record.save(self.record_path)
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def _foreign(entry: Path) -> bool:
+    """Whether a file is not what a crash during the very first write leaves behind."""
+    return not (entry.is_dir() and entry.name.startswith(".config.yaml."))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
