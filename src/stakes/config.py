@@ -6,7 +6,7 @@ A method's own settings stand in its own file as a subclass of `MethodSettings`;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import yaml
@@ -26,7 +26,9 @@ class Settings(BaseModel):
         3.0
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """Return a copy with dotted keys replaced (``{"probes.epsilon": 3.0}``), validated anew.
@@ -49,7 +51,7 @@ class ProbeSettings(Settings):
 
     per_image: int = Field(20, ge=1, description="N_adv: probes for each image to forget")
     epsilon: float = Field(4.0, gt=0)
-    epsilons: tuple[float, ...] = ()
+    epsilons: tuple[Annotated[float, Field(gt=0)], ...] = ()
     step_size: float = Field(0.1, gt=0)
     iterations: int = Field(100, ge=0)
 
@@ -137,6 +139,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _number(value: Any) -> Any:
     """YAML 1.1 reads 1e-4 as a string; a user means the number."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
     if isinstance(value, str):
         try:
             return float(value)
