@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from stakes.errors import RunFolderError
 from stakes.files import digest_json, write_json
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 _VOLATILE = ("created", "phases", "versions", "device")
 
 
@@ -62,7 +62,7 @@ class Record(_Frozen):
     that classifier. It does not say that a membership attack fails.
     """
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     created: str
     method: str
     preset: str | None = None
