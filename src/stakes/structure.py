@@ -46,7 +46,8 @@ def alignment_loss(
     rows (``axis="instance"``), in [-1, 1]. ``mse``: mean squared difference. ``kl``: mean over rows of
     KL(softmax S_ori ‖ softmax S_unl). ``wasserstein``: mean over columns of the 1-Wasserstein distance between
     the two empirical distributions of affinities. ``mmd``: squared maximum mean discrepancy of the rows, Gaussian
-    kernel, bandwidth the median squared distance between rows of S_ori. The last four are at least 0.
+    kernel, bandwidth the median squared distance between different rows of S_ori (1 where there is but one row).
+    The last four are at least 0, up to rounding.
     ``axis`` matters for ``cosine`` only.
 
     Args:
@@ -90,7 +91,9 @@ def alignment_loss(
 def _mmd(x: Tensor, y: Tensor) -> Tensor:
     """Biased (V-statistic) squared MMD; squared distances avoid the root's infinite slope at 0."""
     within = _squared_distances(x, x)
-    bandwidth = within.detach().flatten().median().clamp_min(1e-6)
+    pairs = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
+    between = within.detach()[pairs[0], pairs[1]]
+    bandwidth = between.median().clamp_min(1e-6) if len(between) else 1.0
     kernels = [
         torch.exp(-d / bandwidth) for d in (within, _squared_distances(y, y), _squared_distances(x, y))
     ]
