@@ -16,8 +16,9 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.errors import DataError, ModelError
+from stakes.errors import ConfigError, DataError, ModelError
 from stakes.evaluate import Evaluator
+from stakes.files import digest_json
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out, find_method
 from stakes.methods.base import Outcome, Row
@@ -101,7 +102,7 @@ def unlearn(
         anchors: semantic anchors; where the method needs them and none are given they are built from the bundled
             attributes of the class names.
         method: a name, or a configured method.
-        preset: a named group of settings of that method.
+        preset: a named group of settings of that method; with a configured method, its name for the record.
         settings: dotted overrides, for example ``{"probes.epsilon": 1.0}``.
         test, retain: images to measure on; never trained on, except ``retain`` by methods that say they need it.
         class_names: names of the classes where neither model nor images have them.
@@ -128,6 +129,12 @@ def unlearn(
         >>> result.record.forget_accuracy  # doctest: +SKIP
         0.0
     """
+    if isinstance(method, Method) and settings:
+        raise ConfigError(
+            "unlearn",
+            expected="settings with a method's name, or inside a configured method",
+            got="both ways",
+        )
     configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
     work = _Work(
         method=configured,
@@ -167,7 +174,8 @@ def evaluate(
         Path(cache) if cache is not None else None,
         progress=progress,
     )
-    classifier = as_classifier(model, split.forget)
+    # A copy: measuring must not move the user's model to another device.
+    classifier = as_classifier(model, split.forget).clone()
     _refuse_mismatch(classifier, split.forget)
     return evaluator.figures(classifier, split, "evaluate", cached=cache is not None)
 
@@ -241,12 +249,18 @@ class _Work:
             "request": self.request,
             "hashes": {
                 "model": self.original.fingerprint(),
+                # Names in order and normalisation: the same weights may stand for another classifier.
+                "model_config": digest_json(self.original.config),
                 "forget_set": self.split.forget.fingerprint(),
-                "anchors": self.anchors.fingerprint()
-                if self.anchors and "anchors" in self.method.needs
-                else None,
+                "test_set": _fingerprint(self.split.test),
+                "retain_set": _fingerprint(self.split.retain),
+                "anchors": self._anchors_fingerprint(),
             },
         }
+
+    def _anchors_fingerprint(self) -> str | None:
+        used = self.anchors is not None and "anchors" in self.method.needs
+        return self.anchors.fingerprint() if self.anchors is not None and used else None
 
     def _probes(self) -> ProbeSet:
         with self.meter.phase("probes"):
@@ -318,7 +332,7 @@ class _Work:
     def _record(
         self, before: Figures, after: Figures, outcome: Outcome, probes: ProbeSet | None, deployed: Classifier
     ) -> Record:
-        split, needs = self.split, self.method.needs
+        split = self.split
         right = before.forget_accuracy * before.forget_images / 100
         return Record(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -347,9 +361,9 @@ class _Work:
                 model_before=self.original.fingerprint(),
                 model_after=deployed.fingerprint(),
                 forget_set=split.forget.fingerprint(),
-                test_set=split.test.fingerprint() if split.test is not None else None,
-                retain_set=split.retain.fingerprint() if split.retain is not None else None,
-                anchors=self.anchors.fingerprint() if self.anchors and "anchors" in needs else None,
+                test_set=_fingerprint(split.test),
+                retain_set=_fingerprint(split.retain),
+                anchors=self._anchors_fingerprint(),
                 probes=probes.fingerprint() if probes is not None else None,
             ),
             versions=versions(),
@@ -380,12 +394,20 @@ def _as_split(
                 got="none",
                 fix="Pass class_names=[...].",
             )
+        if not isinstance(images, (tuple, list)) or len(images) != 2:
+            raise DataError(
+                "images", expected="an ImageSet, or a pair of pixels and labels", got=type(images).__name__
+            )
         return ImageSet.from_tensors(images[0], images[1], names)
 
     forget_set = as_set(forget)
     if forget_set is None or not len(forget_set):
         raise DataError("forget set", expected="one image or more", got="none", fix="Name images to forget.")
     return ForgetSplit(forget=forget_set, test=as_set(test), retain=as_set(retain))
+
+
+def _fingerprint(images: ImageSet | None) -> str | None:
+    return images.fingerprint() if images is not None else None
 
 
 def _refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:
