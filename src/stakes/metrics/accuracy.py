@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stakes.data.images import ImageSet
+from stakes.errors import NumericalError
 
 
 @torch.no_grad()
@@ -28,6 +29,9 @@ def predict(
 
     Returns:
         (N,) int64 on the CPU.
+
+    Raises:
+        NumericalError: logits are NaN.
     """
     device = device or next(classifier.parameters()).device
     training = classifier.training
@@ -36,7 +40,16 @@ def predict(
     try:
         for start in range(0, len(images), batch):
             pixels = images.batch(slice(start, min(start + batch, len(images))))
-            predicted.append(classifier(pixels.to(device)).argmax(dim=1).cpu())
+            logits = classifier(pixels.to(device))
+            # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
+            if bool(logits.isnan().any()):
+                raise NumericalError(
+                    f"logits of images {start} to {start + len(pixels) - 1}",
+                    expected="numbers",
+                    got="NaN",
+                    fix="The weights diverged: try a smaller lr.",
+                )
+            predicted.append(logits.argmax(dim=1).cpu())
             on_batch(start + len(pixels))
     finally:
         classifier.train(training)
