@@ -50,7 +50,8 @@ class Amun(Method[AmunSettings]):
     Settings: PGD-50 with doubling ε as published; the rest from the public code: ε from 0.04 with steps of ε/10, SGD
     .01 falling tenfold every epoch, momentum .9, weight decay 5e-4, batches of 128, 10 epochs. The publication searches
     over learning rates and decays; these are made for thousands of images. Preset ``instances`` is for a few: D_A
-    alone, at the constant rate and the limit that the methods for single images share, until all are misclassified.
+    alone, at the constant rate and the limit that the methods for single images share, until all are misclassified or
+    that limit: examples so near can be learnt while the image itself keeps its class.
 
     Fixed length, as published: the aim is the confidence of a model that never saw the images, not a wrong answer, so
     the stop test is off unless ``until_forgotten``.
