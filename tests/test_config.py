@@ -86,7 +86,8 @@ def test_radii_are_taken_in_turn():
 )
 def test_values_are_read_as_meant(text, value):
     ((_, read),) = parse_assignments([text]).items()
-    assert read == value and type(read) is type(value)
+    assert read == value
+    assert type(read) is type(value)
 
 
 @pytest.mark.parametrize("text", ["lr", "=3", " =3", "", "x=[1, 2", "x={a"])

@@ -22,7 +22,7 @@ def test_the_first_waits_and_the_second_interrupts(number):
 
 def test_handlers_are_put_back():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.raises(RuntimeError), deferred():
+    with pytest.raises(RuntimeError), deferred():  # noqa: PT012
         assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
         raise RuntimeError
     assert {number: signal.getsignal(number) for number in before} == before

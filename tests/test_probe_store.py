@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinydigits import NAMES, SIZE, digits_model, known
 from torch import nn
 
 from stakes import files, probe_store
@@ -19,6 +18,7 @@ from stakes.errors import DataError, OutputError
 from stakes.models import Classifier
 from stakes.probe_store import ProbeStore
 from stakes.probes import draw_probe
+from tinydigits import NAMES, SIZE, digits_model, known
 
 SETTINGS = ProbeSettings(per_image=5, epsilon=1.0, step_size=0.2, iterations=4)
 
@@ -53,12 +53,16 @@ def test_what_a_probe_set_holds(tmp_path):
     forget = known().subset(range(4))
     probes, passes = build(tmp_path, forget)
     assert passes == 4 * 5 * SETTINGS.iterations
-    assert len(probes) == 20 and probes.shape == SIZE and probes.per_image == 5
+    assert len(probes) == 20
+    assert probes.shape == SIZE
+    assert probes.per_image == 5
     assert probes.source.tolist() == [image for image in range(4) for _ in range(5)]
     assert bool((probes.labels != forget.labels[probes.source]).all())
     made = pixels(probes)
-    assert made.dtype == torch.float32 and made.shape == (20, *SIZE)
-    assert 0 <= float(made.min()) and float(made.max()) <= 1
+    assert made.dtype == torch.float32
+    assert made.shape == (20, *SIZE)
+    assert float(made.min()) >= 0
+    assert float(made.max()) <= 1
     distance = (made - forget.batch(probes.source)).flatten(1).norm(dim=1)
     assert float(distance.max()) <= SETTINGS.epsilon * (1 + 1e-5)
     some = torch.tensor([7, 0, 7])
@@ -82,7 +86,8 @@ def test_the_second_time_makes_no_pass(tmp_path):
     again, passes = build(tmp_path)
     assert passes == 0
     assert shards(tmp_path) == before
-    assert torch.equal(pixels(first), pixels(again)) and torch.equal(first.labels, again.labels)
+    assert torch.equal(pixels(first), pixels(again))
+    assert torch.equal(first.labels, again.labels)
     assert first.fingerprint() == again.fingerprint()
 
 
@@ -180,7 +185,8 @@ def test_a_large_set_is_read_from_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(probe_store, "IN_MEMORY_BYTES", 100)
     streamed, passes = build(tmp_path)
     assert passes == 0
-    assert held._held is not None and streamed._held is None
+    assert held._held is not None
+    assert streamed._held is None
     for chosen in (torch.arange(20), torch.tensor([19, 3, 3, 0])):
         assert torch.equal(held.batch(chosen), streamed.batch(chosen))
 
@@ -237,7 +243,8 @@ def test_the_model_is_not_changed(tmp_path):
     model = digits_model().clone().requires_grad_(True).train()
     before = model.fingerprint()
     build(tmp_path, model=model)
-    assert model.fingerprint() == before and model.training
+    assert model.fingerprint() == before
+    assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -261,7 +268,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, number):
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OutputError):
         build(tmp_path)
-    entries = [path for path in (tmp_path / "probes").rglob("*")]
+    entries = list((tmp_path / "probes").rglob("*"))
     assert sum(path.is_file() for path in entries) == 2
     assert not [path for path in entries if path.name.startswith(".")]
     monkeypatch.undo()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tinydigits import digits_model, known
 from torch import nn
 from torch.nn import functional as F
 
 from stakes.probes import draw_probe, targeted_pgd
+from tinydigits import digits_model, known
 
 
 def draws(hashes, labels, probes, *, seed=0, epsilon=1.0):
@@ -29,11 +29,13 @@ def draws(hashes, labels, probes, *, seed=0, epsilon=1.0):
 @given(st.text("0123456789abcdef", min_size=1), st.integers(0, 9), st.integers(0, 50), st.integers(0, 2**40))
 def test_target_is_never_the_label_and_start_is_in_the_ball(name, label, probe, seed):
     draw = draw_probe(name, label, probe, num_classes=10, shape=(3, 5, 4), epsilon=2.0, seed=seed)
-    assert draw.target != label and 0 <= draw.target < 10
+    assert draw.target != label
+    assert 0 <= draw.target < 10
     assert draw.start.shape == (3, 5, 4)
     assert float(draw.start.double().norm()) <= 2.0 * (1 + 1e-6)
     again = draw_probe(name, label, probe, num_classes=10, shape=(3, 5, 4), epsilon=2.0, seed=seed)
-    assert again.target == draw.target and torch.equal(again.start, draw.start)
+    assert again.target == draw.target
+    assert torch.equal(again.start, draw.start)
 
 
 def test_two_classes_leave_no_choice():
@@ -46,8 +48,10 @@ def test_draws_do_not_depend_on_what_else_is_drawn():
     few = draws(["a", "b"], [3, 4], range(2))
     torch.manual_seed(99)
     many = draws(["x", "b", "a"], [1, 4, 3], range(5))
-    assert torch.equal(few[0].start, many[10].start) and few[0].target == many[10].target
-    assert torch.equal(few[3].start, many[6].start) and few[3].target == many[6].target
+    assert torch.equal(few[0].start, many[10].start)
+    assert few[0].target == many[10].target
+    assert torch.equal(few[3].start, many[6].start)
+    assert few[3].target == many[6].target
 
 
 def test_image_label_probe_and_seed_all_matter():
@@ -151,7 +155,8 @@ def test_parameters_keep_no_gradient_and_inputs_stay():
             net, images, torch.tensor([1, 0]), starts, epsilon=0.2, step_size=0.1, iterations=3
         )
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert torch.equal(images, before) and not starts.any()
+    assert torch.equal(images, before)
+    assert not starts.any()
     assert not probes.requires_grad
 
 

@@ -39,7 +39,8 @@ class Small(nn.Module):
 def sets() -> tuple[ImageSet, ImageSet]:
     """Training and test images."""
     source = open_source("digits")
-    assert source.train is not None and source.test is not None
+    assert source.train is not None
+    assert source.test is not None
     return source.train, source.test
 
 

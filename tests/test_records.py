@@ -1,0 +1,119 @@
+"""Records: frozen, read and written whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stakes.errors import RunFolderError
+from stakes.records import Figures, Hashes, Phase, Record
+
+
+@pytest.fixture
+def record() -> Record:
+    return Record(
+        created="2026-01-01T00:00:00+00:00",
+        method="neggrad",
+        preset="paper",
+        settings={"lr": 1e-4, "probes": {"epsilons": [0.5, 1.0]}},
+        run={"seed": 3},
+        request={"forget": "random:4"},
+        seed=3,
+        before=Figures(forget_accuracy=100.0, forget_images=4, test_accuracy=97.5, test_images=40),
+        after=Figures(forget_accuracy=25.0, forget_images=4, test_accuracy=1 / 3, test_images=40),
+        forgotten=False,
+        steps=7,
+        stop_reason="step limit",
+        already_misclassified=0,
+        phases=(Phase(name="unlearn", seconds=1.5, forward_images=3, backward_images=2),),
+        hashes=Hashes(model_before="a", model_after="b", forget_set="c"),
+        versions={"torch": "2"},
+        device="cpu",
+    )
+
+
+def test_round_trip(record, tmp_path):
+    record.save(tmp_path / "record.json")
+    read = Record.load(tmp_path / "record.json")
+    assert read == record
+    assert read.digest() == record.digest()
+    first = (tmp_path / "record.json").read_bytes()
+    read.save(tmp_path / "record.json")
+    assert (tmp_path / "record.json").read_bytes() == first
+
+
+def test_frozen(record):
+    with pytest.raises(ValueError, match="frozen"):
+        record.forgotten = True
+
+
+VOLATILE = {
+    "created": "2027",
+    "phases": (),
+    "versions": {},
+    "device": "cuda",
+}
+
+
+@pytest.mark.parametrize("name", sorted(Record.model_fields))
+def test_digest_covers_all_but_what_may_differ_between_two_equal_runs(record, name):
+    changed = {
+        "schema_version": 2,
+        "method": "other",
+        "preset": None,
+        "settings": {},
+        "run": {},
+        "request": {},
+        "seed": 4,
+        "before": record.after,
+        "after": record.before,
+        "forgotten": True,
+        "steps": 8,
+        "stop_reason": "finished",
+        "already_misclassified": 1,
+        "hashes": Hashes(model_before="a", model_after="x", forget_set="c"),
+        "notes": ("a",),
+        **VOLATILE,
+    }
+    other = record.model_copy(update={name: changed[name]})
+    assert (other.digest() == record.digest()) == (name in VOLATILE)
+
+
+def test_figures_and_verdict(record):
+    assert (record.test_accuracy, record.retain_accuracy, record.forget_accuracy) == (1 / 3, None, 25.0)
+    assert record.verdict == (
+        "NOT forgotten: 1 of 4 images to forget are still recognised after 7 steps (step limit)."
+    )
+    done = record.model_copy(update={"forgotten": True})
+    assert done.verdict.startswith("Forgotten: all 4 images")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema 1"),
+        ({"stop_reason": "bored"}, "forgotten"),
+        ({"surprise": 1}, "not permitted"),
+        ({"after": {}}, "required"),
+    ],
+)
+def test_unfitting_records(record, tmp_path, change, message):
+    data = json.loads(record.model_dump_json()) | change
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(RunFolderError, match=message):
+        Record.load(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+def test_damaged_records(tmp_path, content):
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match="schema 1"):
+        Record.load(tmp_path / "record.json")
+
+
+def test_missing_record(tmp_path):
+    with pytest.raises(RunFolderError, match="it resumes"):
+        Record.load(tmp_path / "record.json")
+    with pytest.raises(RunFolderError):
+        Record.load(tmp_path)
