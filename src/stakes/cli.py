@@ -338,6 +338,8 @@ def main() -> None:
         try:
             outcome = app(standalone_mode=False)
             code = outcome if isinstance(outcome, int) else 0
+            if code == INTERRUPTED:  # typer turns Ctrl-C into an exit of its own
+                raise KeyboardInterrupt
         except StakesError as error:
             code = _complain(str(error), error.exit_code)
         except (KeyboardInterrupt, typer.Abort):

@@ -31,7 +31,12 @@ def history_svg(history: Sequence[dict[str, float]]) -> str:
             other.plot(*zip(*losses, strict=True), color=_INK["loss"], linewidth=1, linestyle="--")
             other.set_ylabel("total loss", color=_INK["loss"])
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        figure.savefig(
+            buffer,
+            format="svg",
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+            transparent=True,
+        )
         plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
