@@ -1,0 +1,321 @@
+"""STRUCTGUARD: each term against an independent form, which path it takes, and when it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from doubles import problem
+from scipy.special import log_softmax, rel_entr, softmax
+
+from stakes.api import unlearn
+from stakes.errors import NumericalError
+from stakes.methods import Job, StructGuard
+from stakes.methods.anchored import AnchoredStructure
+from stakes.models import Projector
+from stakes.probe_store import ProbeStore
+from tinydigits import FEW_PROBES, anchors, digits_model, split
+
+QUICK = FEW_PROBES | {"probe_batch": 6, "forget_batch": 3, "max_steps": 40, "lr": 0.01}
+
+
+@pytest.fixture
+def make_job(tmp_path: Path):
+    """A job on the tiny problem whose network has neither BatchNorm nor dropout: training mode changes nothing."""
+
+    def make(**settings: Any) -> tuple[StructGuard, Job[Any]]:
+        tiny = problem("mlp")
+        method = StructGuard.configure(overrides={**QUICK, "weight_decay": 0.0, "momentum": 0.0, **settings})
+        original = tiny.model.clone().eval().requires_grad_(False)
+        probes = ProbeStore(tmp_path).build(original, tiny.split.forget, method.settings.probes)
+        job = Job(
+            original=original,
+            model=original.clone().requires_grad_(True),
+            forget=tiny.split.forget,
+            settings=method.settings,
+            probes=probes,
+            anchors=tiny.anchors,
+        )
+        return method, job
+
+    return make
+
+
+def first_row(method: StructGuard, job: Job[Any]) -> dict[str, float]:
+    return next(iter(method.run(job)))
+
+
+def random_projector(job: Job[Any]) -> Projector:
+    return Projector(job.model.feature_width, init="random", generator=job.generator("projector"))
+
+
+class Reference:
+    """The terms of the first step in float64, written out in NumPy."""
+
+    def __init__(self, job: Job[Any], projector: torch.nn.Module | None) -> None:
+        probes, forget = job.probe_batch(0), job.forget_batch(0)
+        w, c = (
+            value.detach().double().numpy() for value in (job.original.head.weight, job.original.head.bias)
+        )
+        with torch.no_grad():
+            plain = job.original.features(probes.pixels)
+            through = plain if projector is None else projector(plain)
+            gone = job.original.features(forget.pixels)
+        self.head = w
+        self.gone = gone.double().numpy() @ w.T + c
+        self.kept = through.double().numpy() @ w.T + c
+        self.before = plain.double().numpy() @ w.T + c
+        self.probe_labels, self.forget_labels = probes.labels.numpy(), forget.labels.numpy()
+        structure = AnchoredStructure(job, torch.nn.Identity())
+        self.s_ori, self.s_unl = (structure.of(v).double().numpy() for v in (plain, through))
+        self.share = len(forget) / (len(forget) + len(probes))
+
+    @staticmethod
+    def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+        return -float(log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+    def columns(self) -> float:
+        pairs = zip(self.s_ori.T, self.s_unl.T, strict=True)
+        return -float(np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]))
+
+    def rows(self) -> float:
+        pairs = zip(self.s_ori, self.s_unl, strict=True)
+        return -float(np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]))
+
+
+def test_the_terms_of_the_first_step(make_job):
+    settings = {"projector_init": "random", "del_weight": 2.0, "ret_weight": 3.0, "align_weight": 4.0}
+    method, job = make_job(**settings)
+    row, wanted = first_row(method, job), Reference(job, random_projector(job))
+    assert row["loss_del"] == pytest.approx(
+        -2 * wanted.cross_entropy(wanted.gone, wanted.forget_labels), rel=1e-4
+    )
+    assert row["loss_ret"] == pytest.approx(
+        3 * wanted.cross_entropy(wanted.kept, wanted.probe_labels), rel=1e-4
+    )
+    assert row["loss_align"] == pytest.approx(4 * wanted.columns(), rel=1e-4)
+    assert row["loss_reg"] == 0.0, "nothing has moved yet"
+    assert row["loss_head"] == pytest.approx(
+        0.001 * (0.99 * np.abs(wanted.head).sum() + 0.005 * (wanted.head**2).sum()), rel=1e-4
+    )
+    assert row["loss"] == pytest.approx(sum(value for name, value in row.items() if name != "loss"), rel=1e-5)
+
+
+def test_weights_by_share_of_the_batch(make_job):
+    method, job = make_job(projector_init="random", batch_weights="share", align_axis="instance")
+    row, wanted = first_row(method, job), Reference(job, random_projector(job))
+    assert wanted.share == pytest.approx(3 / 9)
+    assert row["loss_del"] == pytest.approx(
+        -wanted.share * wanted.cross_entropy(wanted.gone, wanted.forget_labels), rel=1e-4
+    )
+    assert row["loss_ret"] == pytest.approx(
+        (1 - wanted.share) * wanted.cross_entropy(wanted.kept, wanted.probe_labels), rel=1e-4
+    )
+    assert row["loss_align"] == pytest.approx(wanted.rows(), rel=1e-4)
+
+
+def test_hinge_of_the_margin(make_job):
+    method, job = make_job(projector_init="random", deletion="hinge", margin=0.7)
+    row, wanted = first_row(method, job), Reference(job, None)
+    losses = []
+    for logits, label in zip(wanted.gone, wanted.forget_labels, strict=True):
+        losses.append(max(0.0, 0.7 + logits[label] - np.delete(logits, label).max()))
+    assert row["loss_del"] == pytest.approx(float(np.mean(losses)), rel=1e-4)
+
+
+def test_soft_retention(make_job):
+    method, job = make_job(projector_init="random", retention="soft")
+    row, wanted = first_row(method, job), Reference(job, random_projector(job))
+    before, now = softmax(wanted.before, axis=1), softmax(wanted.kept, axis=1)
+    assert row["loss_ret"] == pytest.approx(rel_entr(before, now).sum() / len(now), rel=1e-3)
+    method, job = make_job(retention="soft", importance_after=1)
+    assert first_row(method, job)["loss_ret"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_identity_projector_starts_on_the_original_structure(make_job):
+    method, job = make_job(importance_after=1)
+    row, wanted = first_row(method, job), Reference(job, None)
+    assert row["loss_align"] == pytest.approx(-1.0, abs=1e-5)
+    assert row["loss_ret"] == pytest.approx(
+        wanted.cross_entropy(wanted.before, wanted.probe_labels), rel=1e-4
+    )
+    assert "loss_reg" not in row
+
+
+@pytest.mark.parametrize(
+    ("weight", "term"),
+    [("align_weight", "loss_align"), ("reg_weight", "loss_reg"), ("head_weight", "loss_head")],
+)
+def test_a_weight_of_zero_leaves_the_term_out(make_job, weight, term):
+    assert term in first_row(*make_job(projector_init="random"))
+    assert term not in first_row(*make_job(projector_init="random", **{weight: 0.0}))
+
+
+def test_one_step_of_sgd_with_two_learning_rates(make_job):
+    method, job = make_job(projector_init="random", lr=0.1, projector_lr=0.02, reg_weight=0.0)
+    start = random_projector(job)
+    model = job.original.clone().requires_grad_(True)
+    probes, forget = job.probe_batch(0), job.forget_batch(0)
+    structure = AnchoredStructure(job, start)
+    projected = start(model.features(probes.pixels))
+    ce = torch.nn.functional.cross_entropy
+    loss = -ce(model.head(model.features(forget.pixels)), forget.labels)
+    loss = loss + ce(model.head(projected), probes.labels)
+    cosine = torch.nn.functional.cosine_similarity(
+        structure.affinities[probes.indices], structure.of(projected), dim=0
+    )
+    loss = loss - cosine.mean()
+    loss = loss + 0.001 * (0.99 * model.head.weight.abs().sum() + 0.005 * model.head.weight.square().sum())
+    loss.backward()
+    first_row(method, job)
+    for (name, moved), (_, origin) in zip(
+        job.model.body.named_parameters(), model.body.named_parameters(), strict=True
+    ):
+        assert torch.allclose(moved, origin.detach() - 0.1 * origin.grad, atol=1e-6), name
+    assert torch.allclose(
+        job.model.head.weight, model.head.weight.detach() - 0.1 * model.head.weight.grad, atol=1e-6
+    )
+    assert job.model.projector is not None
+    for moved, origin in zip(job.model.projector.parameters(), start.parameters(), strict=True):
+        assert torch.allclose(moved, origin.detach() - 0.02 * origin.grad, atol=1e-6)
+
+
+def test_deletion_does_not_reach_the_projector(make_job):
+    quiet = {"ret_weight": 0.0, "align_weight": 0.0, "reg_weight": 0.0}
+    method, job = make_job(projector_init="random", **quiet)
+    first_row(method, job)
+    assert job.model.projector is not None
+    start = random_projector(job)
+    assert all(
+        torch.equal(a, b) for a, b in zip(job.model.projector.parameters(), start.parameters(), strict=True)
+    )
+    assert not torch.equal(job.model.head.weight, job.original.head.weight)
+
+
+def test_retention_reaches_it(make_job):
+    method, job = make_job(projector_init="random", align_weight=0.0, reg_weight=0.0)
+    first_row(method, job)
+    assert job.model.projector is not None
+    assert not torch.equal(job.model.projector.fc1.weight, random_projector(job).fc1.weight)
+
+
+def test_regularisation_grows_from_zero_and_holds_parameters_back(make_job):
+    moved = {}
+    for weight in (0.01, 30.0):
+        method, job = make_job(projector_init="random", reg_weight=weight)
+        rows = []
+        for row in method.run(job):
+            job.step += 1
+            rows.append(row)
+            if job.step == 15:
+                break
+        assert rows[0]["loss_reg"] == 0.0
+        assert rows[1]["loss_reg"] > 0
+        structure = AnchoredStructure(job, job.model.projector)
+        importance = torch.cat([v.flatten() for v in structure.importance().values()])
+        assert bool((importance >= 0).all())
+        distance = sum(
+            float((a - b).detach().square().sum())
+            for a, b in zip(job.model.body.parameters(), job.original.body.parameters(), strict=True)
+        )
+        moved[weight] = distance
+    assert moved[30.0] < moved[0.01]
+
+
+def test_presets():
+    paper, authors = StructGuard.configure().settings, StructGuard.configure("authors").settings
+    assert (paper.lr, paper.momentum, paper.weight_decay, paper.probes.epsilon) == (0.001, 0.9, 1e-4, 4.0)
+    assert (paper.align, paper.align_axis, paper.importance, paper.head_l1, paper.head_l2) == (
+        "cosine",
+        "anchor",
+        "sample",
+        0.99,
+        0.005,
+    )
+    assert (authors.lr, authors.projector_lr, authors.momentum, authors.probes.epsilon) == (
+        0.005,
+        0.009,
+        0.0,
+        3.0,
+    )
+
+
+# -- whole runs ------------------------------------------------------------------------------------------------
+
+
+def run(cache: Path, model: str = "small", **settings: Any):
+    return unlearn(
+        digits_model(model),  # type: ignore[arg-type]
+        split(),
+        anchors=anchors(),
+        settings=QUICK | settings,
+        cache=cache,
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize("model", ["small", "resnet10"])
+@pytest.mark.parametrize("importance", ["sample", "batch"])
+def test_an_identity_projector_has_no_importance_at_first(tmp_path, model, importance):
+    with pytest.raises(
+        NumericalError, match=r"importance_after to 1.*projector_init to random.*reg_weight to 0"
+    ):
+        run(tmp_path, model, importance=importance, align_axis="instance", importance_after=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"importance_after": 1}, {"projector_init": "random"}, {"reg_weight": 0.0}],
+    ids=["after 1", "random", "no regularisation"],
+)
+def test_each_way_out_that_the_refusal_names_works(tmp_path, settings):
+    result = run(tmp_path, **settings)
+    assert result.record.steps > 0
+    assert all(math.isfinite(value) for row in result.history for value in row.values())
+
+
+@pytest.mark.parametrize("align", ["cosine", "mse", "mmd", "kl", "wasserstein"])
+@pytest.mark.parametrize("importance", ["sample", "batch"])
+def test_every_alignment_gives_an_importance(tmp_path, align, importance):
+    result = run(tmp_path, align=align, importance=importance, importance_after=1, max_steps=3)
+    assert "loss_reg" in result.history[-1] or result.record.stop_reason == "forgotten"
+
+
+def test_forgets_on_the_deployed_path(tmp_path):
+    result = run(tmp_path, importance_after=1, max_steps=200)
+    assert result.record.forgotten
+    forget = split().forget
+    predicted = result.classifier(forget.batch(slice(None))).argmax(1)
+    assert bool((predicted != forget.labels).all())
+    assert isinstance(result.classifier.projector, Projector)
+
+
+def test_the_bypass_ships_no_projector(tmp_path):
+    for settings in ({"path": "bypass"}, {"projector": "none", "reg_weight": 0.0}):
+        result = run(tmp_path, importance_after=1, max_steps=200, **settings)
+        assert result.record.forgotten
+        assert result.classifier.projector is None
+        assert not [name for name in result.classifier.exported_state() if name.startswith("projector")]
+
+
+def test_a_projector_that_starts_at_random_must_learn_before_the_stop_test_counts(tmp_path):
+    hasty = run(tmp_path, projector_init="random", max_steps=60)
+    patient = run(tmp_path, projector_init="random", stop_probe_accuracy=0.9, max_steps=60)
+    assert hasty.record.stop_reason == "forgotten"
+    assert patient.record.steps > hasty.record.steps
+    assert patient.record.test_accuracy > hasty.record.test_accuracy
+
+
+def test_the_importance_costs_one_pass_each_way_for_every_probe(tmp_path):
+    few = {"projector_init": "random", "max_steps": 1}
+    costs = []
+    for settings in ({"reg_weight": 0.0}, {}, {"importance_probes": 4}):
+        phases = run(tmp_path, **few, **settings).record.phases
+        phase = next(phase for phase in phases if phase.name == "unlearn")
+        costs.append((phase.forward_images, phase.backward_images))
+    assert [b - costs[0][1] for _, b in costs] == [0, 9, 4]
+    assert [f - costs[0][0] for f, _ in costs] == [0, 9, 4]
