@@ -326,8 +326,13 @@ class _Work:
         if self.folder is None:
             raise ModelError("the run has no folder to read from")
         # A network of the user's own class cannot be rebuilt from its config; its weights are read back all the same.
-        factory = self.original.to_network if self.original.architecture is None else None
+        factory = self._empty_network if self.original.architecture is None else None
         return load_checkpoint(self.folder.path, factory=factory).to(self.device)
+
+    def _empty_network(self) -> nn.Module:
+        bare = self.original.clone()
+        bare.projector = None
+        return bare.to_network()
 
     def _record(
         self, before: Figures, after: Figures, outcome: Outcome, probes: ProbeSet | None, deployed: Classifier
