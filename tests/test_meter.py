@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,21 @@ def test_gradients_to_pixels_count_too(network):
     with meter.phase("a"), meter.watching(network):
         torch.autograd.grad(network(pixels).sum(), pixels)
     assert cost(meter, "a") == (4, 4)
+
+
+def test_wrapped_outputs_are_seen_through():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, pixels):
+            return SimpleNamespace(logits=self.layer(pixels))
+
+    meter, wrapped = Meter(), Wrapped()
+    with meter.phase("a"), meter.watching(wrapped):
+        wrapped(torch.zeros(5, 2)).logits.sum().backward()
+    assert cost(meter, "a") == (5, 5)
 
 
 def test_phases_are_apart_and_nest(network):

@@ -77,6 +77,8 @@ class Meter:
             return
         images = len(inputs[0])
         self._open.forward += images
+        # Networks of transformers wrap what they give.
+        output = getattr(output, "logits", output)
         if isinstance(output, Tensor) and output.requires_grad:
             phase = self._open
 
