@@ -1,8 +1,8 @@
 """The command line: parse, call, print.
 
 Exit codes: 0 done (and, for ``unlearn``, forgotten); 1 a defect in stakes; 2 bad input or settings; 3 the forget set
-is not forgotten; 4 output cannot be written; 5 a service or hub cannot be reached; 6 numbers went astray;
-130 interrupted (the same command resumes).
+is not forgotten; 4 output cannot be written; 5 a service or hub cannot be reached; 6 numbers went astray; 7 some cells
+of a ``bench`` failed; 130 interrupted (the same command resumes).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes import cli_bench
 from stakes.errors import AnchorError, ConfigError, DataError, StakesError
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 bad input, 3 not forgotten, 4 cannot write, 5 no network, 6 not finite, "
-    "130 interrupted (run the same command again to resume).",
+    "7 some cells of a bench failed, 130 interrupted (run the same command again to resume).",
 )
+app.add_typer(cli_bench.commands)
 
 
 class Device(StrEnum):

@@ -1,0 +1,126 @@
+"""The cells of a grid: one unlearning each, with a name that says which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stakes.bench.grid import DataEntry, Grid, MethodEntry, ModelEntry
+from stakes.bench.plugins import Registry
+from stakes.config import RunSettings
+from stakes.errors import ConfigError
+from stakes.files import digest_json
+from stakes.methods import Method
+
+# What cannot change a figure; the same list as in a run folder's request.
+QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unlearning of a grid.
+
+    Attributes:
+        id: ``row_kK_sSEED-hash``; the hash is that of ``request`` with all resolved settings.
+        method: configured and ready.
+        preset: as the record will name it.
+        run: with the cell's seed.
+        request: what was asked, for the record; places as the grid writes them.
+    """
+
+    id: str
+    data: DataEntry
+    model: ModelEntry
+    entry: MethodEntry
+    method: Method[Any]
+    preset: str | None
+    k: int
+    run: RunSettings
+    request: dict[str, Any]
+
+    @property
+    def problem(self) -> str:
+        """What cells with the same data and model have in common."""
+        return f"{self.data.name}/{self.model.name}"
+
+    @property
+    def probes_key(self) -> str | None:
+        """The same for cells whose probes come from one set; None where the method uses none."""
+        if "probes" not in self.method.needs:
+            return None
+        probes = self.method.settings.probes.model_dump(mode="json")
+        return digest_json([self.problem, probes, self.run.seed, self.run.precision])[:12]
+
+
+def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = None) -> list[Cell]:
+    """All cells: data by data, model by model, seed by seed, k by k, and methods innermost.
+
+    Args:
+        registry: where names of methods are looked up.
+        seed: only the cells of that seed.
+
+    Raises:
+        ConfigError: an unknown method, preset, or setting; or nothing is left to do.
+    """
+    registry = registry or Registry()
+    configured = [(entry, _configured(entry, registry)) for entry in grid.methods]
+    cells = [
+        _cell(grid, data, model, entry, method, k, one, registry)
+        for data in grid.data
+        for model in data.models
+        for one in _union(grid.seeds, [entry.seeds for entry in grid.methods])
+        for k in _union(grid.k, [entry.k for entry in grid.methods])
+        for entry, method in configured
+        if k in (entry.k or grid.k) and one in (entry.seeds or grid.seeds) and seed in (None, one)
+    ]
+    if not cells:
+        raise ConfigError(f"seed {seed}", expected=f"a seed of grid {grid.name}", got="no cell with it")
+    return cells
+
+
+def _configured(entry: MethodEntry, registry: Registry) -> Method[Any]:
+    return registry.find(entry.method).configure(entry.preset, entry.settings)
+
+
+def _cell(
+    grid: Grid,
+    data: DataEntry,
+    model: ModelEntry,
+    entry: MethodEntry,
+    method: Method[Any],
+    k: int,
+    seed: int,
+    registry: Registry,
+) -> Cell:
+    anchors: Any = data.anchors if isinstance(data.anchors, str) else data.anchors.model_dump(mode="json")
+    request = {
+        "data": data.name,
+        "source": data.source,
+        "model": model.name,
+        "checkpoint": model.path,
+        "forget": f"random:{k}",
+        "k": k,
+        "row": entry.row,
+        "published": data.published,
+    }
+    if "anchors" in method.needs:
+        request["anchors"] = anchors
+    if entry.method in registry.digests:
+        request["plugin"] = registry.digests[entry.method]
+    run = grid.run.model_copy(update={"seed": seed})
+    resolved = request | {
+        "method": entry.method,
+        "settings": method.settings.model_dump(mode="json"),
+        "run": run.model_dump(mode="json", exclude=QUIET),
+    }
+    # The columns to print beside it are no part of what is computed.
+    del resolved["published"]
+    name = f"{entry.row}_k{k}_s{seed}-{digest_json(resolved)[:8]}"
+    preset = entry.preset or method.default_preset
+    return Cell(name, data, model, entry, method, preset, k, run, request)
+
+
+def _union(first: Sequence[int], others: Sequence[Sequence[int] | None]) -> list[int]:
+    """All of them, in order of first mention."""
+    return list(dict.fromkeys([*first, *(one for more in others for one in more or ())]))

@@ -1,0 +1,238 @@
+"""What a grid costs, in images passed through the network, before anything is run: upper bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from stakes.bench.cells import Cell
+from stakes.bench.grid import Facts, Grid
+from stakes.data.sources import open_source
+from stakes.methods import Job
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Images sent forward and backward."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> Passes:
+        return Passes(self.forward * times, self.backward * times)
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """Most that a cell can cost by itself, beside what it shares.
+
+    Attributes:
+        steps: the limit of the settings; most methods stop once the forget set is forgotten.
+        unlearn: steps, what comes before them, and tests whether to stop.
+        evaluate: measuring the unlearned model.
+    """
+
+    cell: str
+    steps: int
+    unlearn: Passes
+    evaluate: Passes
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """The cells, and what they share: names of probe sets and of original models with their passes."""
+
+    cells: tuple[CellCost, ...]
+    shared: dict[str, Passes]
+
+    @property
+    def total(self) -> Passes:
+        """All together."""
+        own = (cost.unlearn + cost.evaluate for cost in self.cells)
+        return sum([*own, *self.shared.values()], Passes())
+
+
+def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
+    """Count the passes of a grid.
+
+    - Probes: k · N_adv · iterations forward and backward, once for each model, probe settings and seed, at the largest
+      k, since the smaller sets are part of it.
+    - The original model: every image once.
+    - A cell: its steps by their limit, and the unlearned model on all images measured.
+
+    Sizes come from ``facts`` of the grid, or from the data where the grid has none. A method from outside is counted
+    by its batches; what it does before its steps is not known.
+
+    Raises:
+        DataError: no facts, and no data.
+    """
+    facts = {entry.name: entry.facts or _look(grid, entry.source) for entry in grid.data}
+    shared: dict[str, Passes] = {}
+    for cell in cells:
+        known, run = facts[cell.data.name], cell.run
+        sample = known.train_images if run.retain_sample is None else run.retain_sample + cell.k
+        name = f"original model {cell.problem}" + (f", seed {run.seed}" if run.retain_sample else "")
+        _raise(shared, name, Passes(known.test_images + min(known.train_images, sample)))
+        if cell.probes_key is not None:
+            probes = cell.method.settings.probes
+            images = cell.k * probes.per_image * probes.iterations
+            name = f"probes {cell.probes_key} of {cell.problem}, seed {run.seed}"
+            _raise(shared, name, Passes(images, images))
+    return GridCost(tuple(_cell_cost(cell, facts[cell.data.name]) for cell in cells), shared)
+
+
+def _raise(shared: dict[str, Passes], name: str, passes: Passes) -> None:
+    found = shared.get(name, Passes())
+    shared[name] = passes if passes.forward > found.forward else found
+
+
+def _look(grid: Grid, source: str) -> Facts:
+    found = open_source(grid.locate(source))
+    images = found.train or found.test
+    size = images.size if images is not None else (3, 1, 1)
+    return Facts(
+        train_images=len(found.train) if found.train is not None else 1,
+        test_images=len(found.test) if found.test is not None else 0,
+        classes=len(found.class_names),
+        image_size=size,
+    )
+
+
+def _cell_cost(cell: Cell, facts: Facts) -> CellCost:
+    sizes = _Sizes(cell, facts)
+    steps = sizes.steps
+    setup = _SETUP.get(cell.method.name, lambda _: Passes())(sizes)
+    step = _STEP.get(cell.method.name, _by_batches)(sizes)
+    unlearn = setup + step * steps + Passes(_testing(sizes))
+    retain = facts.train_images - cell.k
+    if cell.run.retain_sample is not None:
+        retain = min(retain, cell.run.retain_sample)
+    return CellCost(cell.id, steps, unlearn, Passes(facts.test_images + max(0, retain) + cell.k))
+
+
+class _Sizes:
+    """The sizes of a cell's job."""
+
+    def __init__(self, cell: Cell, facts: Facts) -> None:
+        self.settings: Any = cell.method.settings
+        self.needs = cell.method.needs
+        self.k, self.facts, self.run, self.method = cell.k, facts, cell.run, cell.method
+        self.retain = max(1, facts.train_images - cell.k)
+        self.probes = cell.k * self.settings.probes.per_image
+        self.steps = cell.method.total_steps(self._job())
+
+    def _job(self) -> Job[Any]:
+        """A job with sizes only: all that `Method.total_steps` may look at."""
+        nothing = cast(Any, None)
+        return Job(
+            original=nothing,
+            model=nothing,
+            forget=cast(Any, _Counted(self.k, self.facts.classes)),
+            settings=self.settings,
+            probes=cast(Any, _Counted(self.probes, self.facts.classes)) if "probes" in self.needs else None,
+            retain=cast(Any, _Counted(self.retain, self.facts.classes)) if "retain" in self.needs else None,
+        )
+
+
+class _Counted:
+    """So many images of classes in turn, without pixels."""
+
+    def __init__(self, count: int, classes: int) -> None:
+        self.labels = torch.arange(count) % classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: torch.Tensor) -> _Counted:
+        """Some of them; only their number is ever asked for."""
+        return _Counted(len(rows), 2)
+
+
+def _testing(sizes: _Sizes) -> int:
+    """Passes to see whether it is forgotten: at every step at most all forget images after a first batch of them."""
+    k, run = sizes.k, sizes.run
+    measured = sizes.steps // run.measure_every * k
+    if not sizes.method.stops_when_forgotten:
+        return measured
+    return measured + (sizes.steps + 1) * (k + min(k, run.eval_batch))
+
+
+def _by_batches(sizes: _Sizes) -> Passes:
+    """A step that sees one batch of each set that the method needs."""
+    images = min(sizes.settings.forget_batch, sizes.k)
+    if "probes" in sizes.needs:
+        images += min(sizes.settings.probe_batch, sizes.probes)
+    if "retain" in sizes.needs:
+        images += min(getattr(sizes.settings, "retain_batch", sizes.settings.forget_batch), sizes.retain)
+    return Passes(images, images)
+
+
+def _fisher(sizes: _Sizes) -> Passes:
+    batch = sizes.settings.probe_batch if "probes" in sizes.needs else sizes.settings.retain_batch
+    images = min(batch, sizes.probes if "probes" in sizes.needs else sizes.retain)
+    return Passes((1 + sizes.facts.classes) * images, sizes.facts.classes * images)
+
+
+def _mixed(sizes: _Sizes) -> Passes:
+    """A step of methods that draw one batch from several sets."""
+    images: int = sizes.settings.forget_batch
+    return Passes(images, images)
+
+
+def _lotus(sizes: _Sizes) -> Passes:
+    """The original model answers too; forget accuracy at the start of an epoch is counted as at every step."""
+    images: int = sizes.settings.forget_batch
+    return Passes(2 * images + sizes.k, images)
+
+
+def _structguard(sizes: _Sizes) -> Passes:
+    used = min(sizes.settings.importance_probes or sizes.probes, sizes.probes)
+    importance = used if sizes.settings.reg_weight else 0
+    return Passes(sizes.probes + importance, importance)
+
+
+def _amun(sizes: _Sizes) -> Passes:
+    """Every radius up to the whole pixel cube, though nearly all images leave in the first few."""
+    settings = sizes.settings
+    cube = math.sqrt(math.prod(sizes.facts.image_size))
+    radii = 1 + max(0, math.ceil(math.log2(cube / settings.radius)))
+    images = sizes.k * (settings.attack_steps * radii + 1)
+    return Passes(images, images)
+
+
+def _shrink(sizes: _Sizes) -> Passes:
+    steps = 1 if sizes.settings.attack == "fgsm" else sizes.settings.iterations
+    return Passes(sizes.k * (steps + 1), sizes.k * steps)
+
+
+def _unsir(sizes: _Sizes) -> Passes:
+    images = min(sizes.k, sizes.facts.classes) * sizes.settings.noise_images * sizes.settings.noise_steps
+    return Passes(images, images)
+
+
+def _forget_once(sizes: _Sizes) -> Passes:
+    """The weight importance of L2UL, the mask of SalUn."""
+    return Passes(sizes.k, sizes.k)
+
+
+_STEP: dict[str, Callable[[_Sizes], Passes]] = {
+    "fisher": _fisher,
+    "unsir": _mixed,
+    "amun": _mixed,
+    "lotus": _lotus,
+}
+_SETUP: dict[str, Callable[[_Sizes], Passes]] = {
+    "structguard": _structguard,
+    "l2ul": _forget_once,
+    "salun": _forget_once,
+    "amun": _amun,
+    "boundary-shrink": _shrink,
+    "unsir": _unsir,
+}

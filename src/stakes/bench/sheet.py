@@ -1,0 +1,165 @@
+"""From records to the content of tables: means, spreads, the best; no format and no computation beyond that."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stakes.bench.published import BLOCKS, PUBLISHED, Block
+from stakes.errors import RunFolderError
+from stakes.methods import METHODS
+from stakes.records import Record
+
+Layout = Literal["table2", "table3", "plain"]
+BLOCK_TITLES: dict[Block, str] = {
+    "test": "test accuracy",
+    "retain": "retain accuracy",
+    "forget": "100 − forget accuracy",
+}
+# References, not competitors: BEFORE forgets nothing, ORACLE trains on the retain set.
+REFERENCES = {"before", "oracle", "oracle-finetune"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a table.
+
+    Attributes:
+        mean, std: over seeds, percent; std is the sample's (n − 1), None for one seed. Both None: not known.
+        n: seeds.
+        published: the figure of the paper.
+        best: highest mean of its column among methods, references left out, that forgot with every seed.
+        unforgotten: some seed's forget accuracy is above 0.
+    """
+
+    mean: float | None
+    std: float | None
+    n: int
+    published: float | None = None
+    best: bool = False
+    unforgotten: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The tables of one data set and model: blocks of rows over columns of k."""
+
+    title: str
+    published_title: str | None
+    k: tuple[int, ...]
+    rows: tuple[str, ...]
+    entries: Mapping[tuple[Block, str, int], Entry]
+    failed: int = 0
+
+    def get(self, block: Block, row: str, k: int) -> Entry:
+        """An entry; one without values where no record is."""
+        return self.entries.get((block, row, k), Entry(None, None, 0))
+
+
+def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) -> list[Sheet]:
+    """The tables of some records, by data set and model.
+
+    Args:
+        records: by the name of their cell.
+        layout: ``table2`` and ``table3`` print the paper's figures beside ours, where the data have some.
+        failed: cells that have no record.
+
+    Raises:
+        RunFolderError: no record, two of one row, k and seed, or records of different models or test splits
+            under one name.
+    """
+    groups: dict[str, dict[str, Record]] = defaultdict(dict)
+    for name, record in records.items():
+        groups[f"{_asked(record, 'data')}, {_asked(record, 'model')}"][name] = record
+    if not groups:
+        raise RunFolderError(
+            "the folder has no records", expected="cells/*.json", got="none", fix="Run stakes bench first."
+        )
+    return [_sheet(title, group, layout, failed) for title, group in groups.items()]
+
+
+def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: int) -> Sheet:
+    _refuse_mixed(title, records)
+    found: dict[tuple[str, int], dict[int, Record]] = defaultdict(dict)
+    methods: dict[str, str] = {}
+    for name, record in records.items():
+        row, k = str(record.request.get("row", record.method)), record.after.forget_images
+        if record.seed in found[row, k]:
+            raise RunFolderError(
+                f"two records of {row}, k = {k}, seed {record.seed}",
+                expected="one",
+                got=f"{name} and another",
+                fix="Were settings changed in between? Keep one, or give the rows labels.",
+            )
+        found[row, k][record.seed] = record
+        methods[row] = record.method
+    reference = PUBLISHED.get(str(next(iter(records.values())).request.get("published")))
+    if layout == "plain" or (reference is not None and reference.table != layout):
+        reference = None
+    entries: dict[tuple[Block, str, int], Entry] = {}
+    for (row, k), by_seed in found.items():
+        group = [by_seed[seed] for seed in sorted(by_seed)]
+        for block in BLOCKS:
+            published = reference.value(block, methods[row], k) if reference else None
+            entries[block, row, k] = _entry(block, group, published)
+    ks = tuple(sorted({k for _, k in found}))
+    rows = sorted(methods, key=lambda row: (_place(methods[row]), row))
+    _mark_best(entries, [row for row in rows if methods[row] not in REFERENCES], ks)
+    return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed)
+
+
+def _entry(block: Block, records: Sequence[Record], published: float | None) -> Entry:
+    values = [_value(block, record) for record in records]
+    known = [value for value in values if value is not None]
+    unforgotten = any(record.forget_accuracy > 0 for record in records)
+    if len(known) < len(values):
+        # A mean over the seeds that happen to have a value would be of another set of runs.
+        return Entry(None, None, len(values), published, unforgotten=unforgotten)
+    std = statistics.stdev(known) if len(known) > 1 else None
+    return Entry(statistics.fmean(known), std, len(known), published, unforgotten=unforgotten)
+
+
+def _value(block: Block, record: Record) -> float | None:
+    if block == "forget":
+        return 100.0 - record.forget_accuracy
+    return record.test_accuracy if block == "test" else record.retain_accuracy
+
+
+def _mark_best(
+    entries: dict[tuple[Block, str, int], Entry], rows: Sequence[str], columns: Sequence[int]
+) -> None:
+    for block in ("test", "retain"):
+        for k in columns:
+            able = {row: entries[block, row, k] for row in rows if (block, row, k) in entries}
+            means = {row: e.mean for row, e in able.items() if e.mean is not None and not e.unforgotten}
+            for row, mean in means.items():
+                # As printed: two that read alike are both the best.
+                if round(mean, 2) == round(max(means.values()), 2):
+                    old = able[row]
+                    entries[block, row, k] = Entry(old.mean, old.std, old.n, old.published, True, False)
+
+
+def _refuse_mixed(title: str, records: Mapping[str, Record]) -> None:
+    for what in ("model_before", "test_set"):
+        seen: dict[str | None, str] = {}
+        for name, record in records.items():
+            seen.setdefault(getattr(record.hashes, what), name)
+        if len(seen) > 1:
+            one, two, *_ = seen.values()
+            raise RunFolderError(
+                f"records of {title}",
+                expected=f"one {what.replace('_', ' ')} for all",
+                got=f"different ones in {one} and {two}",
+                fix="Keep the records of one.",
+            )
+
+
+def _asked(record: Record, key: str) -> str:
+    return str(record.request.get(key) or "unnamed")
+
+
+def _place(method: str) -> int:
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)

@@ -1,0 +1,193 @@
+"""The commands ``bench`` and ``table``.
+
+Exit codes of ``bench`` beside those of the command line: 0 every cell has its record, forgotten or not, since both are
+results; 7 some cells failed; 130 interrupted (the same command goes on where it was).
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stakes.bench.cost import GridCost
+    from stakes.bench.grid import Grid
+
+SOME_FAILED = 7
+commands = typer.Typer()
+
+
+class Layout(StrEnum):
+    """What a table looks like."""
+
+    table2 = "table2"
+    table3 = "table3"
+    plain = "plain"
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    latex = "latex"
+    html = "html"
+
+
+@commands.command()
+def bench(
+    grid: Annotated[Path, typer.Argument(help="YAML file: data, models, methods, k, seeds.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder: new, or of the same grid (goes on).")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and their cost in image passes; run nothing.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed before.")
+    ] = False,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for probes and predictions [OUT/cache].")
+    ] = None,
+    retain_sample: Annotated[
+        int | None, typer.Option("--retain-sample", min=1, help="In place of the grid's.")
+    ] = None,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep the run folder of every cell, weights included.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Only this seed of the grid.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="In place of the grid's.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="In place of the grid's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Run a grid of unlearnings; finished cells stay, failed ones are told. Exit 7: some cells failed."""
+    from stakes.bench.board import ConsoleBoard
+    from stakes.bench.cells import expand
+    from stakes.bench.cost import grid_cost
+    from stakes.bench.engine import run_bench
+    from stakes.bench.grid import load_grid
+    from stakes.bench.plugins import load_plugins
+    from stakes.errors import ConfigError
+
+    registry = load_plugins(plugins or [])
+    given = {"device": device, "precision": precision, "retain_sample": retain_sample}
+    wanted = _changed(load_grid(grid), given, keep_models)
+    if dry_run:
+        _print_cost(grid_cost(wanted, expand(wanted, registry, seed=seed)), as_json)
+        return
+    if out is None:
+        raise ConfigError(
+            "bench", expected="--out DIR", got="none", fix="Or --dry-run to see what it would do."
+        )
+    report = run_bench(
+        wanted,
+        out,
+        registry=registry,
+        jobs=jobs,
+        cache=cache,
+        retry_failed=retry_failed,
+        seed=seed,
+        board=ConsoleBoard(),
+    )
+    if as_json:
+        found = {
+            "out": str(report.out),
+            "cells": list(report.cells),
+            "finished": list(report.finished),
+            "fresh": report.fresh,
+            "failed": report.failed,
+        }
+        typer.echo(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False))
+    else:
+        typer.echo(
+            f"{len(report.finished)} of {len(report.cells)} cells finished, {report.fresh} of them now."
+        )
+        for cell, why in report.failed.items():
+            typer.echo(f"failed: {cell}: {why}")
+        if report.failed:
+            typer.echo("Try those again with --retry-failed.")
+    if report.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@commands.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="Folder of a bench.")],
+    layout: Annotated[
+        Layout, typer.Option("--layout", help="The paper's Table 2 or 3, or a line a cell.")
+    ] = Layout.plain,
+    kind: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it inside JSON on stdout.")] = False,
+    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
+    device: Annotated[str, typer.Option("--device", hidden=True)] = "auto",
+    precision: Annotated[str, typer.Option("--precision", hidden=True)] = "fp32",
+) -> None:
+    """Render the records of a bench: mean ± standard deviation over seeds, the published figure beside ours."""
+    from stakes.bench.folder import BenchFolder
+    from stakes.bench.render import render
+    from stakes.bench.sheet import sheets
+    from stakes.files import write_bytes
+
+    del seed, device, precision
+    found = BenchFolder(folder)
+    records = found.records()
+    text = render(sheets(records, layout.value, failed=len(found.errors())), layout.value, kind.value)
+    if out is not None:
+        write_bytes(out, text.encode())
+    if as_json:
+        shown = {"records": sorted(records), "text": text, "file": str(out) if out else None}
+        typer.echo(json.dumps(shown, indent=1, sort_keys=True, ensure_ascii=False))
+    elif out is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(str(out))
+
+
+def _changed(grid: Grid, run: dict[str, Any], keep_models: bool) -> Grid:
+    """The grid with what the command line gives in place of its own."""
+    from stakes.config import RunSettings, build
+
+    given = {key: value for key, value in run.items() if value is not None}
+    settings = build(RunSettings, grid.run.model_dump() | given)
+    return grid.model_copy(update={"run": settings, "keep_models": grid.keep_models or keep_models})
+
+
+def _print_cost(cost: GridCost, as_json: bool) -> None:
+    if as_json:
+        found = {
+            "cells": [
+                {
+                    "cell": one.cell,
+                    "most_steps": one.steps,
+                    "unlearn": [one.unlearn.forward, one.unlearn.backward],
+                    "evaluate": [one.evaluate.forward, one.evaluate.backward],
+                }
+                for one in cost.cells
+            ],
+            "shared": {name: [passes.forward, passes.backward] for name, passes in cost.shared.items()},
+            "total": [cost.total.forward, cost.total.backward],
+        }
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    width = max(len(name) for name in [*cost.shared, *(one.cell for one in cost.cells)])
+    typer.echo(f"{'shared, once':<{width}}  {'':>9}  {'forward':>17}  {'backward':>17}")
+    for name, passes in cost.shared.items():
+        typer.echo(f"{name:<{width}}  {'':>9}  {passes.forward:>17,}  {passes.backward:>17,}")
+    typer.echo(f"\n{'cell, at most':<{width}}  {'steps':>9}  {'forward':>17}  {'backward':>17}")
+    for one in cost.cells:
+        own = one.unlearn + one.evaluate
+        typer.echo(f"{one.cell:<{width}}  {one.steps:>9,}  {own.forward:>17,}  {own.backward:>17,}")
+    total = cost.total
+    typer.echo(
+        f"\n{len(cost.cells)} cells, at most {total.forward:,} images forward, {total.backward:,} backward."
+    )
+    typer.echo("Most methods stop at the step that forgets, long before their limit.")
