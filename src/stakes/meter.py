@@ -26,7 +26,8 @@ class Meter:
     under ``no_grad`` costs one and a training step costs one and one.
 
     Example:
-        >>> meter, network = Meter(), nn.Linear(2, 2)
+        >>> import torch
+        >>> meter, network = Meter(), torch.nn.Linear(2, 2)
         >>> with meter.phase("probes"), meter.watching(network):
         ...     network(torch.zeros(5, 2)).sum().backward()
         >>> meter.phases["probes"].forward, meter.phases["probes"].backward
