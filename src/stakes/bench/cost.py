@@ -77,9 +77,12 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
     shared: dict[str, Passes] = {}
     for cell in cells:
         known, run = facts[cell.data.name], cell.run
-        sample = known.train_images if run.retain_sample is None else run.retain_sample + cell.k
-        name = f"original model {cell.problem}" + (f", seed {run.seed}" if run.retain_sample else "")
-        _raise(shared, name, Passes(known.test_images + min(known.train_images, sample)))
+        name = f"original model {cell.problem}"
+        _raise(shared, name, Passes(known.test_images + (0 if run.retain_sample else known.train_images)))
+        if run.retain_sample is not None:
+            # Each k and seed has a sample of its own.
+            sample = min(known.train_images, run.retain_sample + cell.k)
+            _raise(shared, f"{name}, k {cell.k}, seed {run.seed}", Passes(sample))
         if cell.probes_key is not None:
             probes = cell.method.settings.probes
             images = cell.k * probes.per_image * probes.iterations
@@ -126,7 +129,8 @@ class _Sizes:
         self.k, self.facts, self.run, self.method = cell.k, facts, cell.run, cell.method
         self.retain = max(1, facts.train_images - cell.k)
         self.probes = cell.k * self.settings.probes.per_image
-        self.steps = cell.method.total_steps(self._job())
+        known = _STEPS.get(cell.method.name)
+        self.steps = known(self) if known else cell.method.total_steps(self._job())
 
     def _job(self) -> Job[Any]:
         """A job with sizes only: all that `Method.total_steps` may look at."""
@@ -149,10 +153,6 @@ class _Counted:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def subset(self, rows: torch.Tensor) -> _Counted:
-        """Some of them; only their number is ever asked for."""
-        return _Counted(len(rows), 2)
 
 
 def _testing(sizes: _Sizes) -> int:
@@ -187,9 +187,14 @@ def _mixed(sizes: _Sizes) -> Passes:
 
 
 def _lotus(sizes: _Sizes) -> Passes:
-    """The original model answers too; forget accuracy at the start of an epoch is counted as at every step."""
+    """The original model answers too."""
     images: int = sizes.settings.forget_batch
-    return Passes(2 * images + sizes.k, images)
+    return Passes(2 * images, images)
+
+
+def _lotus_epochs(sizes: _Sizes) -> Passes:
+    """Forget accuracy at the start of every epoch."""
+    return Passes(sizes.settings.max_epochs * sizes.k)
 
 
 def _structguard(sizes: _Sizes) -> Passes:
@@ -217,11 +222,22 @@ def _unsir(sizes: _Sizes) -> Passes:
     return Passes(images, images)
 
 
+def _unsir_steps(sizes: _Sizes) -> int:
+    """Counted without labels: sorting those of a million images by class takes longer than the rest."""
+    settings, classes = sizes.settings, sizes.facts.classes
+    kept = min(sizes.retain, settings.retain_per_class * classes)
+    noisy = min(sizes.k, classes) * settings.noise_images * settings.noise_repeats + kept
+    epoch = -(-noisy // settings.forget_batch) + -(-kept // settings.forget_batch)
+    limit: int = settings.max_epochs * epoch
+    return min(limit, settings.max_steps or limit)
+
+
 def _forget_once(sizes: _Sizes) -> Passes:
     """The weight importance of L2UL, the mask of SalUn."""
     return Passes(sizes.k, sizes.k)
 
 
+_STEPS: dict[str, Callable[[_Sizes], int]] = {"unsir": _unsir_steps}
 _STEP: dict[str, Callable[[_Sizes], Passes]] = {
     "fisher": _fisher,
     "unsir": _mixed,
@@ -235,4 +251,5 @@ _SETUP: dict[str, Callable[[_Sizes], Passes]] = {
     "amun": _amun,
     "boundary-shrink": _shrink,
     "unsir": _unsir,
+    "lotus": _lotus_epochs,
 }

@@ -82,7 +82,7 @@ def run_bench(
         todo = [cell.id for cell in cells if cell.id not in finished and cell.id not in skipped]
         # Preparations look at all seeds' cells of the grid, so that a part of it makes the same.
         schedule = Schedule(plan(expand(grid, registry), todo))
-        order = Order(grid, out.resolve(), places.resolve(), registry.files)
+        order = Order(grid, out.resolve(), places.resolve(), registry.files, tuple(todo))
         with board.showing(cells, folder, todo, skipped, max(1, jobs)):
             if jobs <= 1 or len(todo) <= 1:
                 _work_here(Workshop(order), schedule, board)

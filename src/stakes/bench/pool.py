@@ -18,7 +18,7 @@ from stakes.bench.board import Board
 from stakes.bench.folder import BenchFolder
 from stakes.bench.schedule import Schedule, Task
 from stakes.bench.workshop import Order, Workshop
-from stakes.errors import OutputError, StakesError
+from stakes.errors import StakesError
 from stakes.interrupts import deferred
 
 _TELL_SECONDS = 0.5
@@ -42,6 +42,7 @@ def work_with(order: Order, schedule: Schedule, board: Board, *, jobs: int, thre
     Raises:
         KeyboardInterrupt: after all workers have stopped.
         OutputError: a worker cannot write.
+        ConfigError: the code was changed meanwhile.
     """
     crew = _Crew(order, schedule, board, threads)
     try:
@@ -59,7 +60,7 @@ def work_with(order: Order, schedule: Schedule, board: Board, *, jobs: int, thre
     finally:
         crew.end()
     if crew.fatal:
-        raise OutputError(crew.fatal)
+        raise crew.fatal
 
 
 class _Crew:
@@ -68,7 +69,7 @@ class _Crew:
     def __init__(self, order: Order, schedule: Schedule, board: Board, threads: int) -> None:
         self.order, self.schedule, self.board, self.threads = order, schedule, board, threads
         self.workers: list[_Worker] = []
-        self.fatal = ""
+        self.fatal: StakesError | None = None
 
     def hire(self) -> None:
         """Start a worker. Spawned, not forked: threads and CUDA do not survive a fork."""
@@ -120,7 +121,10 @@ class _Crew:
         if worker.asked:
             return
         if not worker.ready:
-            self.fatal = f"a worker process could not start (exit code {worker.process.exitcode})."
+            code = worker.process.exitcode
+            self.fatal = self.fatal or StakesError(
+                "a worker process could not start", got=f"exit code {code}"
+            )
             return
         if task is not None:
             message = f"the worker ended with exit code {worker.process.exitcode}; out of memory?"
@@ -184,10 +188,8 @@ def _serve(pipe: Connection, order: Order, threads: int) -> None:
         pipe.send(("ready",))
         while (task := pipe.recv()) is not None:
             pipe.send(("ended", workshop.attempt(task, _Telling(pipe))))
-    except OutputError as error:
-        pipe.send(("fatal", str(error)))
     except StakesError as error:
-        pipe.send(("fatal", f"a worker could not start: {error}"))
+        pipe.send(("fatal", error))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         return
 

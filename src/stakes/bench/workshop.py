@@ -16,7 +16,7 @@ from stakes.bench.plugins import load_plugins
 from stakes.bench.schedule import Task
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
-from stakes.errors import OutputError, RunFolderError, StakesError
+from stakes.errors import ConfigError, OutputError, RunFolderError, StakesError
 from stakes.evaluate import Evaluator
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
@@ -32,7 +32,8 @@ class Order:
     grid: Grid
     out: Path
     cache: Path
-    plugins: tuple[Path, ...] = ()
+    plugins: tuple[Path, ...]
+    cells: tuple[str, ...]
 
 
 @dataclass
@@ -51,6 +52,13 @@ class Workshop:
         self.order = order
         self.folder = BenchFolder(order.out)
         self.cells = {cell.id: cell for cell in expand(order.grid, load_plugins(order.plugins))}
+        if not self.cells.keys() >= set(order.cells):
+            raise ConfigError(
+                "the cells of this grid are others now",
+                expected="the code that the bench was started with",
+                got="a changed one",
+                fix="Make the same call again.",
+            )
         self._opened: _Opened | None = None
         self._anchors: dict[str, Anchors] = {}
         self._known: dict[str, tuple[str, str | None]] = {}
@@ -107,14 +115,16 @@ class Workshop:
 
     def _measure(self, cells: Sequence[Cell], progress: Progress) -> None:
         """Put the original model's answers for all images of these cells into the cache."""
-        largest = max(cells, key=lambda cell: cell.k)
-        classifier, split = self._open(largest)
-        run = largest.run
+        run = cells[0].run
         device = resolve_device(run.device)
         evaluator = Evaluator(
             run.eval_batch, device, run.seed, run.retain_sample, self.order.cache, progress=progress
         )
-        evaluator.figures(classifier.clone().eval().to(device), split, "evaluate before", cached=True)
+        # Whatever k, the images are the same ones, unless the retained ones are a sample: each k has its own.
+        by_k = {cell.k: cell for cell in cells}
+        for k in sorted(by_k) if run.retain_sample is not None else [max(by_k)]:
+            classifier, split = self._open(by_k[k])
+            evaluator.figures(classifier.clone().eval().to(device), split, "evaluate before", cached=True)
 
     def _probe(self, cells: Sequence[Cell], progress: Progress) -> None:
         """Make the probes of the largest forget set; those of the smaller ones are part of it."""
