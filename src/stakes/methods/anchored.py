@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stakes.anchors.bridge import Bridge
-from stakes.errors import NumericalError
+from stakes.errors import NumericalError, RunFolderError
 from stakes.methods.job import Job
 from stakes.models.classifier import Classifier
 from stakes.structure import (
@@ -29,6 +29,8 @@ class AnchoredStructure:
 
     def __init__(self, job: Job[Any], projector: nn.Module) -> None:
         self.job, self.projector = job, projector
+        # A model that already deploys through a projector has its structure behind it.
+        self._original_projector = job.original.projector or nn.Identity()
         anchors = job.need_anchors().for_classes(job.model.class_names)
         self.bridge = Bridge.between(job.model.feature_width, anchors.matrix.shape[1], job.seed).to(
             job.device
@@ -62,12 +64,19 @@ class AnchoredStructure:
         for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
             features = original.features(probes.batch(part).to(self.job.device))
             self.job.meter.count(forward=len(part))
-            affinities.append(self.of(features).cpu())
+            affinities.append(self.of(self._original_projector(features)).cpu())
             logits.append(original.logits(features).cpu())
         return {"affinities": torch.cat(affinities), "logits": torch.cat(logits)}
 
     def _make_importance(self) -> dict[str, Tensor]:
         settings = self.job.settings
+        if self.job.step != settings.importance_after:
+            raise RunFolderError(
+                "structural importance of this run",
+                expected=f"the file kept since step {settings.importance_after}",
+                got="none, or a damaged one",
+                fix="It cannot be made again from later weights. Delete the run folder and start anew.",
+            )
         training = self.job.model.training
         self.job.model.eval()
         with self.job.meter.paused():

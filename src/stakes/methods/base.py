@@ -159,7 +159,7 @@ def carry_out(
     set, ``forget_accuracy`` in percent on the deployed path.
 
     Raises:
-        NumericalError: a loss is NaN or infinite; the state before that step is what was last saved.
+        NumericalError: a loss or weight is NaN or infinite; what was saved before is kept.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     job.track("body", job.model.body)
@@ -185,8 +185,11 @@ def carry_out(
             on_row(row)
             progress("unlearn", job.step, total, **{k: v for k, v in row.items() if k != "step"})
             if done:
+                if interrupted():  # nothing to save: the steps since the last safe point lead here again
+                    raise KeyboardInterrupt
                 return Outcome(method.deploy(job), job.step, "forgotten")
             if interrupted() or time.monotonic() - saved > checkpoint_seconds:
+                _refuse_nonfinite_weights(job)
                 job.store.save(job.state())
                 saved = time.monotonic()
             if interrupted():
@@ -200,5 +203,17 @@ def _refuse_nonfinite(losses: Row, step: int) -> None:
             raise NumericalError(
                 f"step {step + 1}: {name} is {value}",
                 expected="a finite loss",
-                fix="The last good state was kept. Try a smaller lr, or precision fp32.",
+                fix="What was saved before is kept. Try a smaller lr, or precision fp32.",
+            )
+
+
+def _refuse_nonfinite_weights(job: Job[Any]) -> None:
+    """A state is only saved while every weight is a number."""
+    for name, parameter in job.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NumericalError(
+                f"step {job.step}: weight {name}",
+                expected="finite values",
+                got="NaN or infinity",
+                fix="What was saved before is kept. Try a smaller lr, or precision fp32.",
             )

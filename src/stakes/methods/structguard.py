@@ -27,10 +27,9 @@ from stakes.config import MethodSettings
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
+from stakes.methods.opposing import Passes, Weights
 from stakes.models.projector import Projector
 from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
-
-Weights = Literal["sum", "share"]
 
 
 class StructGuardSettings(MethodSettings):
@@ -45,7 +44,7 @@ class StructGuardSettings(MethodSettings):
     projector_hidden: int | None = Field(None, ge=1, description="hidden width; None: that of the features")
     projector_lr: float | None = Field(None, gt=0, description="None: lr")
     path: Literal["projector", "bypass"] = Field(
-        "projector", description="the path that is deployed, stop-tested and measured"
+        "bypass", description="the path that is deployed, stop-tested and measured"
     )
     deletion: Literal["ascent", "hinge"] = Field(
         "ascent",
@@ -58,8 +57,12 @@ class StructGuardSettings(MethodSettings):
     )
     del_weight: float = Field(1.0, gt=0)
     ret_weight: float = Field(1.0, ge=0)
+    passes: Passes = Field(
+        "separate", description="of forget images and probes: each with batch statistics of its own"
+    )
     batch_weights: Weights = Field(
-        "sum", description="sum: L_del + L_ret; share: each weighed by its share of the images of the step"
+        "share",
+        description="sum: of the two means; share: of the images' losses, over the images of the step",
     )
     stop_probe_accuracy: float = Field(
         0.0,
@@ -75,9 +78,9 @@ class StructGuardSettings(MethodSettings):
     importance: Literal["sample", "batch"] = Field("sample", description="sample: eq. 4 as written")
     importance_scale: Literal["none", "minmax", "mean"] = "none"
     importance_probes: int | None = Field(
-        None, ge=1, description="estimate eq. 4 on this many seeded probes; None: all of D_s"
+        1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; None: all of D_s"
     )
-    importance_after: int = Field(0, ge=0, description="steps before the importance is computed")
+    importance_after: int = Field(1, ge=0, description="steps before the importance is computed")
     head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
@@ -109,6 +112,9 @@ class StructGuard(Method[StructGuardSettings]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
         "authors": {
+            "path": "projector",
+            "projector_init": "random",
+            "stop_probe_accuracy": 0.5,
             "lr": 0.005,
             "projector_lr": 0.009,
             "momentum": 0.0,
@@ -117,12 +123,9 @@ class StructGuard(Method[StructGuardSettings]):
             "forget_batch": 128,
             "max_epochs": 100,
             "probes.epsilon": 3.0,
-            "projector_init": "random",
-            "stop_probe_accuracy": 0.9,
-            "batch_weights": "share",
             "align_axis": "instance",
             "importance": "batch",
-            "importance_after": 1,
+            "importance_probes": None,
         },
     }
 
@@ -134,13 +137,15 @@ class StructGuard(Method[StructGuardSettings]):
         projector = job.track("projector", self._projector(job))
         if settings.path == "projector" and settings.projector == "learned":
             model.projector = projector
+        # A model that came with a projector has no other path: deletion goes through it as well.
+        around: nn.Module = nn.Identity() if job.original.projector is None else projector
         optimizer = job.track("optimizer", self._optimizer(job, projector))
         structure = AnchoredStructure(job, projector)
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
             job.training()
-            losses = self._losses(job, projector, structure, step)
+            losses = self._losses(job, projector, around, structure, step)
             total = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -154,23 +159,32 @@ class StructGuard(Method[StructGuardSettings]):
         return self._probe_accuracy >= job.settings.stop_probe_accuracy
 
     def _losses(
-        self, job: Job[StructGuardSettings], projector: nn.Module, structure: AnchoredStructure, step: int
+        self,
+        job: Job[StructGuardSettings],
+        projector: nn.Module,
+        around: nn.Module,
+        structure: AnchoredStructure,
+        step: int,
     ) -> dict[str, Tensor]:
         """The weighted terms of the total loss."""
         settings, model = job.settings, job.model
         probes, forget = job.probe_batch(step), job.forget_batch(step)
         with job.autocast():
-            # One pass for both batches, so that BatchNorm sees what it sees in L2UL.
-            features = model.features(torch.cat([probes.pixels, forget.pixels]))
-            projected = projector(features[: len(probes)])
-            gone = model.head(features[len(probes) :]).float()
-            kept = model.head(projected).float()
-        self._probe_accuracy = float((kept.argmax(dim=1) == probes.labels).float().mean())
+            if settings.passes == "joint":
+                features = model.features(torch.cat([probes.pixels, forget.pixels]))
+                kept, gone = features[: len(probes)], features[len(probes) :]
+            else:
+                kept, gone = self._features(job, probes.pixels), self._features(job, forget.pixels)
+            projected = projector(kept)
+            logits_kept, logits_gone = model.head(projected).float(), model.head(around(gone)).float()
+        self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         losses = {
-            "loss_del": w_del * settings.del_weight * _deletion(gone, forget.labels, settings),
-            "loss_ret": w_ret * settings.ret_weight * self._retention(kept, probes, structure, settings),
+            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget.labels, settings),
+            "loss_ret": w_ret
+            * settings.ret_weight
+            * self._retention(logits_kept, probes, structure, settings),
         }
         if settings.align_weight:
             original = structure.affinities[probes.indices].to(job.device)
@@ -186,6 +200,16 @@ class StructGuard(Method[StructGuardSettings]):
         return losses
 
     @staticmethod
+    def _features(job: Job[StructGuardSettings], pixels: Tensor) -> Tensor:
+        """Features in training mode; one image alone has no batch statistics and uses the running ones."""
+        if len(pixels) > 1:
+            return job.model.features(pixels)
+        job.model.eval()
+        features = job.model.features(pixels)
+        job.training()
+        return features
+
+    @staticmethod
     def _retention(
         logits: Tensor, probes: Batch, structure: AnchoredStructure, settings: StructGuardSettings
     ) -> Tensor:
@@ -197,6 +221,8 @@ class StructGuard(Method[StructGuardSettings]):
     @staticmethod
     def _projector(job: Job[StructGuardSettings]) -> nn.Module:
         settings = job.settings
+        if job.model.projector is not None:
+            return job.model.projector
         if settings.projector == "none":
             return nn.Identity()
         return Projector(
