@@ -9,33 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
-from benchkit import PLUGIN, Make, Write, digits_grid, save_anchors
+from benchkit import PLUGIN, Make, Write, digits_grid, make_home
 
-import stakes
 from stakes import cli
 from stakes.bench.grid import load_grid
-from stakes.models.recipe import recipe
-from stakes.training import train_checkpoint
 
 # The contract that an outside method checks itself against lies with the methods' tests.
 sys.path.append(str(Path(__file__).parents[1] / "methods"))
 
 
 @pytest.fixture(scope="session")
-def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint trained on the handwritten digits."""
-    out = tmp_path_factory.mktemp("bench") / "model"
-    settings = recipe("demo").with_overrides({"epochs": 2})
-    train_checkpoint(
-        stakes.open_source("digits"), out, architecture="resnet10", options={"width": 4}, settings=settings
-    )
-    return out
-
-
-@pytest.fixture(scope="session")
-def digits_anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Anchors of the digits as a file."""
-    return save_anchors(tmp_path_factory.mktemp("anchors") / "digits.safetensors")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, model and anchors."""
+    return make_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +33,12 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write(tmp_path: Path, digits_model: Path, digits_anchors: Path) -> Write:
+def write(tmp_path: Path, home: Path) -> Write:
     """Write a grid on the digits with changes, and give its path."""
 
     def make(*, name: str = "grid", **changes: Any) -> Path:
         path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(digits_grid(digits_model, digits_anchors, **changes)))
+        path.write_text(yaml.safe_dump(digits_grid(home, **changes)))
         return path
 
     return make

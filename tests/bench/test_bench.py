@@ -31,8 +31,8 @@ MIXED: dict[str, Any] = {
     "methods": [
         "before",
         {"method": "neggrad", "settings": {"max_steps": 5}},
-        {"method": "structguard", "settings": STRUCTGUARD},
-        {"method": "slow", "settings": {"max_steps": 15}},
+        {"method": "adv", "settings": ADV},
+        {"method": "slow", "settings": {"max_steps": 12}},
     ],
     "k": [2, 3],
 }
@@ -48,14 +48,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    tmp_path_factory: pytest.TempPathFactory, digits_model: Path, digits_anchors: Path, plugin: Path
-) -> dict[str, str]:
+def whole(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Path) -> dict[str, str]:
     """The records of the mixed grid, made without any interruption by one process."""
     out = tmp_path_factory.mktemp("whole")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    grid = Grid.model_validate(digits_grid(digits_model, digits_anchors, **MIXED))
+    grid = Grid.model_validate(digits_grid(home, **MIXED))
     report = run_bench(grid, out, registry=load_plugins([plugin]))
     torch.set_num_threads(before)
     assert not report.failed
@@ -239,10 +237,10 @@ def test_models_are_kept_on_request(grid_of: Make, tmp_path: Path) -> None:
     assert not list((out / "work").iterdir()), "and dropped when no longer asked for"
 
 
-def test_another_model_at_the_same_path_is_noticed(write: Write, digits_model: Path, tmp_path: Path) -> None:
+def test_another_model_at_the_same_path_is_noticed(write: Write, home: Path, tmp_path: Path) -> None:
     mine, out = tmp_path / "mine", tmp_path / "out"
-    shutil.copytree(digits_model, mine)
-    data = [{"name": "digits", "source": "digits", "models": ["./mine"]}]
+    shutil.copytree(home / "model", mine)
+    data = [{"name": "digits", "source": str(home / "data"), "models": ["./mine"]}]
     assert not run_bench(load_grid(write(data=data)), out).failed
     weights = load_file(mine / "model.safetensors")
     weights["fc.bias"] += 0.01

@@ -17,7 +17,7 @@ from stakes.bench.schedule import Task
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
 from stakes.errors import ConfigError, OutputError, RunFolderError, StakesError
-from stakes.evaluate import Evaluator
+from stakes.evaluator import Evaluator
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeStore

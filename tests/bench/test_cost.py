@@ -1,0 +1,99 @@
+"""What a dry run says is never less than what a run costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchkit import ADV, PROBES, STRUCTGUARD, Make, records
+
+from stakes.bench.cells import expand
+from stakes.bench.cost import Passes, grid_cost
+from stakes.bench.engine import run_bench
+from stakes.methods import METHODS
+
+# Every method, with settings for a few steps on a few images.
+FEW: dict[str, dict[str, Any]] = {
+    "before": {},
+    "oracle": {"max_steps": 2, "retain_batch": 16},
+    "oracle-finetune": {"max_steps": 2, "retain_batch": 16},
+    "fisher": {"max_steps": 2, "retain_batch": 4},
+    "neggrad": {"max_steps": 3, "lr": 1e-5},
+    "rawp": {"max_steps": 3, "gamma": 1e-5},
+    "adv": ADV | {"max_steps": 3, "probe_batch": 12},
+    "l2ul": ADV | {"max_steps": 3, "probe_batch": 12},
+    "structguard": STRUCTGUARD | {"max_steps": 3, "probe_batch": 12},
+    "unsir": {"max_steps": 3, "noise_images": 2, "noise_repeats": 1, "noise_steps": 2, "forget_batch": 16},
+    "boundary-shrink": {"max_steps": 3},
+    "boundary-expand": {"max_steps": 3},
+    "lotus": {"max_steps": 3, "forget_batch": 8},
+    "amun": {"max_steps": 3, "forget_batch": 4},
+    "random-label": {"max_steps": 3, "lr": 1e-5},
+    "salun": {"max_steps": 3, "lr": 1e-5},
+}
+# Where nothing stops before the limit and no attack ends early, the bound is met in backward passes.
+EXACT = {
+    "before",
+    "oracle",
+    "oracle-finetune",
+    "fisher",
+    "neggrad",
+    "rawp",
+    "adv",
+    "l2ul",
+    "structguard",
+    "unsir",
+}
+
+
+def test_every_method_stays_within_its_bound(grid_of: Make, tmp_path: Path) -> None:
+    assert FEW.keys() == METHODS.keys()
+    rows = [{"method": name, "settings": settings} for name, settings in FEW.items()]
+    grid = grid_of(methods=rows, k=[3])
+    cells = expand(grid)
+    costs = {cell.entry.row: cost for cell, cost in zip(cells, grid_cost(grid, cells).cells, strict=True)}
+    report = run_bench(grid, tmp_path / "out")
+    assert not report.failed
+    for row, record in records(tmp_path / "out").items():
+        phases = {phase.name: phase for phase in record.phases}
+        bound, spent = costs[row], phases["unlearn"]
+        assert record.steps <= bound.steps, row
+        assert spent.forward_images <= bound.unlearn.forward, row
+        assert spent.backward_images <= bound.unlearn.backward, row
+        if row in EXACT and record.steps == bound.steps:
+            assert spent.backward_images == bound.unlearn.backward, row
+        assert phases["evaluate after"].forward_images == bound.evaluate.forward == 60 + 40 + 3
+
+
+def test_probes_are_counted_once_at_the_largest_k(grid_of: Make) -> None:
+    rows: list[Any] = [
+        {"method": "adv", "settings": PROBES},
+        {"method": "l2ul", "settings": PROBES},
+        {"method": "l2ul", "label": "wider", "settings": PROBES | {"probes.epsilon": 2.0}},
+        "neggrad",
+    ]
+    grid = grid_of(methods=rows, k=[2, 8], seeds=[0, 1])
+    shared = grid_cost(grid, expand(grid)).shared
+    probes = [passes for name, passes in shared.items() if name.startswith("probes")]
+    assert probes == [Passes(8 * 4 * 3, 8 * 4 * 3)] * 4, "two settings, two seeds"
+    assert sum(name.startswith("original") for name in shared) == 1 + 4, "all test images, and four samples"
+
+
+def test_facts_stand_in_for_data(grid_of: Make, home: Path) -> None:
+    facts = {"train_images": 1437, "test_images": 360, "classes": 10, "image_size": [1, 8, 8]}
+    entry = {"name": "digits", "source": "digits", "models": [str(home / "model")]}
+    looked = grid_of(data=[entry], methods=["before", "lotus", "amun"])
+    told = grid_of(
+        data=[entry | {"source": "./nowhere", "facts": facts}], methods=["before", "lotus", "amun"]
+    )
+    one, two = (grid_cost(grid, expand(grid)) for grid in (looked, told))
+    assert one.total == two.total
+    assert one.total.forward > 0
+
+
+@pytest.mark.parametrize("sample", [None, 100])
+def test_retained_images_measured(grid_of: Make, sample: int | None) -> None:
+    grid = grid_of(run={"device": "cpu", "retain_sample": sample}, k=[5])
+    (cost,) = grid_cost(grid, expand(grid)).cells
+    assert cost.evaluate == Passes(60 + 5 + (295 if sample is None else 100))

@@ -1,0 +1,79 @@
+"""The grids that ship can all be read and counted, without data, without a machine's paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stakes.bench.cells import expand
+from stakes.bench.grid import load_grid
+from stakes.bench.published import PUBLISHED
+from stakes.methods import METHODS
+
+HERE = Path(__file__).parents[2] / "experiments"
+GRIDS = sorted(HERE.glob("*.yaml"))
+TABLES = [path for path in GRIDS if path.name.startswith("table")]
+
+
+def test_they_are_there() -> None:
+    names = {
+        "table2-cifar10",
+        "table2-cifar100",
+        "table2-imagenet",
+        "table3-lacuna10",
+        "table3-faces10",
+        "smoke",
+    }
+    assert names <= {path.stem for path in GRIDS}
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_dry_run(path: Path, stakes_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STAKES_SHARED", "STAKES_DIGITS_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    code, found, err = stakes_cli("bench", path, "--dry-run", "--json")
+    assert code == 0, err
+    assert found["total"][0] > 0
+    assert len({cell["cell"] for cell in found["cells"]}) == len(found["cells"])
+    for cell in found["cells"]:
+        assert (cell["most_steps"] == 0) == cell["cell"].startswith("before_")
+        assert cell["evaluate"][0] > 0
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_grids_of_the_tables_ask_for_what_the_tables_show(path: Path) -> None:
+    grid = load_grid(path)
+    published = PUBLISHED[str(grid.data[0].published)]
+    assert path.stem.startswith(published.table)
+    assert grid.k == published.k
+    assert len(grid.seeds) >= 3
+    cells = expand(grid)
+    assert {cell.method.name for cell in cells} == set(METHODS)
+    assert {cell.preset for cell in cells if cell.method.name == "structguard"} == {"paper", "authors"}
+
+
+def test_a_dry_run_is_for_people_too(stakes_cli: Any) -> None:
+    code, said, _ = stakes_cli("bench", HERE / "table3-faces10.yaml", "--dry-run", "--seed", 1)
+    assert code == 0
+    assert "structguard-authors_k64_s1-" in said
+    assert "_s0-" not in said
+    # The largest forget set's 64 images, 300 probes each, 100 steps.
+    assert f"{64 * 300 * 100:,}" in said
+
+
+def test_running_without_data_says_what_is_missing(
+    stakes_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STAKES_SHARED", raising=False)
+    code, _, err = stakes_cli("bench", HERE / "table2-cifar100.yaml", "--out", tmp_path / "out")
+    assert code == 2
+    assert "STAKES_SHARED" in err
+    monkeypatch.setenv("STAKES_SHARED", str(tmp_path))
+    code, _, err = stakes_cli("bench", HERE / "table2-cifar100.yaml", "--out", tmp_path / "out")
+    assert code == 2
+    assert "data/cifar100" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = stakes_cli("bench", HERE / "table2-cifar100.yaml")
+    assert (code, "--out" in err) == (2, True)

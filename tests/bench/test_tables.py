@@ -1,0 +1,228 @@
+"""Tables of records written by hand, against NumPy."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stakes.bench.folder import BenchFolder
+from stakes.bench.render import render
+from stakes.bench.sheet import Sheet, sheets
+from stakes.errors import RunFolderError
+from stakes.records import Figures, Hashes, Record
+
+
+def record(
+    row: str,
+    k: int = 16,
+    seed: int = 0,
+    *,
+    test: float | None = 80.0,
+    retain: float | None = 90.0,
+    forget: float = 0.0,
+    weights: str = "m",
+    **request: Any,
+) -> Record:
+    figures = Figures(test_accuracy=test, retain_accuracy=retain, forget_accuracy=forget, forget_images=k)
+    asked = {"data": "cifar10", "model": "resnet18", "row": row, "published": "cifar10"} | request
+    return Record(
+        created="2026-01-01T00:00:00+00:00",
+        method=row.removesuffix("-authors"),
+        settings={},
+        run={},
+        request=asked,
+        seed=seed,
+        before=figures,
+        after=figures,
+        forgotten=forget == 0.0,
+        steps=3,
+        stop_reason="finished",
+        already_misclassified=0,
+        phases=(),
+        hashes=Hashes(model_before=weights, model_after="n", forget_set="f", test_set="t"),
+        versions={},
+        device="cpu",
+    )
+
+
+def named(*found: Record) -> dict[str, Record]:
+    return {f"{r.request['row']}_k{r.after.forget_images}_s{r.seed}-{at}": r for at, r in enumerate(found)}
+
+
+def sheet(*found: Record, layout: Any = "table2") -> Sheet:
+    (one,) = sheets(named(*found), layout)
+    return one
+
+
+def test_means_and_deviations_are_numpys() -> None:
+    tests, retains, forgets = [81.234, 79.5, 83.01, 70.0], [90.1, 91.2, 80.3, 99.9], [0.0, 6.25, 0.0, 12.5]
+    made = sheet(
+        *(
+            record("neggrad", seed=seed, test=t, retain=r, forget=f)
+            for seed, (t, r, f) in enumerate(zip(tests, retains, forgets, strict=True))
+        )
+    )
+    for block, values in (("test", tests), ("retain", retains), ("forget", 100 - np.array(forgets))):
+        entry = made.get(block, "neggrad", 16)  # type: ignore[arg-type]
+        assert entry.mean == pytest.approx(np.mean(values))
+        assert entry.std == pytest.approx(np.std(values, ddof=1))
+        assert entry.n == 4
+        assert entry.unforgotten
+
+
+def test_one_seed_has_no_deviation() -> None:
+    entry = sheet(record("neggrad")).get("test", "neggrad", 16)
+    assert (entry.mean, entry.std, entry.n) == (80.0, None, 1)
+
+
+def test_the_best_has_forgotten_and_is_no_reference() -> None:
+    made = sheet(
+        record("before", test=99, forget=100),
+        record("oracle", test=98),
+        record("fisher", test=97, forget=6.25),
+        record("l2ul", test=70.001),
+        record("structguard", test=70.004),
+        record("adv", test=60),
+        record("neggrad", k=64, test=5),
+    )
+    best = {row for row in made.rows if made.get("test", row, 16).best}
+    assert best == {"l2ul", "structguard"}, "alike as printed, so both"
+    assert made.get("test", "neggrad", 64).best
+    assert not any(made.get("forget", row, 16).best for row in made.rows)
+    assert {row for row in made.rows if made.get("test", row, 16).unforgotten} == {"before", "fisher"}
+
+
+def test_one_unforgotten_seed_of_three_marks_the_mean() -> None:
+    made = sheet(*(record("adv", seed=seed, forget=6.25 * (seed == 1)) for seed in range(3)))
+    entry = made.get("test", "adv", 16)
+    assert (entry.unforgotten, entry.best) == (True, False)
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    found = (record("structguard"), record("structguard-authors"), record("oracle-finetune"), record("lotus"))
+    made = sheet(*found, record("structguard", k=5))
+    assert made.get("test", "structguard", 16).published == 84.38
+    assert made.get("retain", "structguard-authors", 16).published == 91.43
+    assert made.get("test", "oracle-finetune", 16).published == 90.21, "the other reading of the same row"
+    assert made.get("test", "lotus", 16).published is None
+    assert made.get("test", "structguard", 5).published is None
+    assert sheet(*found, layout="plain").get("test", "structguard", 16).published is None
+    assert sheet(*found, layout="table3").get("test", "structguard", 16).published is None
+    face = record("adv", k=3, published="lacuna10")
+    assert sheet(face, layout="table3").get("test", "adv", 3).published == 72.28
+
+
+def test_unknown_figures_stay_unknown() -> None:
+    made = sheet(record("adv", retain=None), record("adv", seed=1, retain=50))
+    assert made.get("retain", "adv", 16).mean is None, "half of the seeds is no mean over the seeds"
+    assert "| – (69.70) |" in render([made], "table2", "markdown")
+
+
+def test_rows_stand_in_the_papers_order() -> None:
+    made = sheet(*map(record, ("amun", "structguard", "mine", "before", "l2ul", "structguard-authors")))
+    assert made.rows == ("before", "l2ul", "structguard", "structguard-authors", "amun", "mine")
+
+
+def test_what_is_not_comparable_is_refused() -> None:
+    with pytest.raises(RunFolderError, match="two records of adv, k = 16, seed 0"):
+        sheet(record("adv"), record("adv", test=1))
+    with pytest.raises(RunFolderError, match="one model before"):
+        sheet(record("adv"), record("l2ul", weights="another"))
+    with pytest.raises(RunFolderError, match="no records"):
+        sheets({}, "plain")
+
+
+def test_a_table_for_each_data_set_and_model() -> None:
+    faces = record("adv", data="faces", model="another")
+    found = sheets(named(record("adv"), record("l2ul")) | {"faces": faces}, "plain")
+    assert [(one.title, one.rows) for one in found] == [
+        ("cifar10, resnet18", ("adv", "l2ul")),
+        ("faces, another", ("adv",)),
+    ]
+
+
+FOUND = (
+    record("before", forget=100, test=87.98),
+    record("structguard", seed=0, test=80.0),
+    record("structguard", seed=1, test=82.0),
+    record("structguard", k=64, test=70.0),
+    record("my_<row>|&", test=60.0),
+)
+
+
+def test_markdown() -> None:
+    text = render([sheet(*FOUND)], "table2", "markdown")
+    assert "| method | k = 16 | k = 64 | n |" in text
+    assert "| before | 87.98† (92.59) | – | 1/0 |" in text
+    assert "| structguard | **81.00 ± 1.41** (84.38) | **70.00** (69.47) | 2/1 |" in text
+    assert "my_<row>\\|&" in text
+    assert "published for CIFAR-10" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, "as many cells in every row"
+    plain = render([sheet(*FOUND, layout="plain")], "plain", "markdown")
+    assert "| structguard | 64 | **70.00** | **90.00** | 100.00 | 1 |" in plain
+    assert "published" not in plain
+
+
+def test_latex() -> None:
+    text = render([sheet(*FOUND)], "table2", "latex")
+    assert r"structguard & \textbf{81.00 $\pm$ 1.41} (84.38) & \textbf{70.00} (69.47) & 2/1 \\" in text
+    assert r"before & 87.98\textsuperscript{\dag} (92.59) & -- & 1/0 \\" in text
+    assert r"my\_<row>|\&" in text
+    for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrr}"):
+        assert word in text
+    assert text.count("{") == text.count("}")
+    assert not re.search(r"[±−†–]", text), "nothing that a plain LaTeX cannot set"
+
+
+class _Tags(html.parser.HTMLParser):
+    """Tags that are open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html() -> None:
+    text = render([sheet(*FOUND)], "table2", "html")
+    tags = _Tags()
+    tags.feed(text)
+    assert not tags.open
+    assert "row" not in tags.seen, "names are text, not markup"
+    assert "<b>81.00 ± 1.41</b> (84.38)" in text
+    assert "http" not in text
+
+
+def test_the_command(stakes_cli: Any, tmp_path: Path) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    for name, one in named(*FOUND).items():
+        one.save(folder.record_path(re.sub(r"\W", "-", name)))
+    folder.fail("adv_k16_s0-1", "RuntimeError", "no")
+    code, said, _ = stakes_cli("table", folder.path, "--layout", "table2")
+    assert code == 0
+    assert "**81.00 ± 1.41** (84.38)" in said
+    assert "1 cells of this folder failed" in said
+    out = tmp_path / "t.tex"
+    code, found, _ = stakes_cli(
+        "table", folder.path, "--layout", "table2", "--format", "latex", "--out", out, "--json"
+    )
+    assert code == 0
+    assert found["text"] == out.read_text()
+    assert len(found["records"]) == 5
+    code, _, err = stakes_cli("table", tmp_path / "empty")
+    assert code == 2
+    assert "stakes bench" in err
