@@ -70,7 +70,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stakes' has no attribute {name!r}")
-    # stakes.evaluate and others name both a function and a module: the function is the public face.
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -17,7 +17,7 @@ from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError
-from stakes.evaluate import Evaluator
+from stakes.evaluator import Evaluator
 from stakes.files import digest_json
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out, find_method

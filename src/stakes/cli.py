@@ -251,9 +251,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure test, retain and forget accuracy of a checkpoint or a run (always in fp32)."""
-    from stakes.api import evaluate as call
     from rich.console import Console
 
+    from stakes.api import evaluate as call
     from stakes.console import figures_table, live_progress
     from stakes.files import write_json
 

@@ -10,7 +10,7 @@ import torchmetrics
 from stakes.api import evaluate
 from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError, DataError, NumericalError
-from stakes.evaluate import Evaluator
+from stakes.evaluator import Evaluator
 from stakes.metrics.accuracy import accuracy, predict
 from tinydigits import digits_model, known, sets
 
