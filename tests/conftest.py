@@ -14,7 +14,9 @@ def shared() -> Path:
     """The folder with the real data, checkpoints and anchors, or a skip that says why."""
     folder = Path(os.environ.get("STAKES_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     if not (folder / "data" / "cifar10" / "train.parquet").is_file():
-        pytest.skip(f"real data not found at {folder}; set STAKES_SHARED to the folder that holds data/cifar10")
+        pytest.skip(
+            f"real data not found at {folder}; set STAKES_SHARED to the folder that holds data/cifar10"
+        )
     return folder
 
 
