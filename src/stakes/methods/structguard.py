@@ -33,7 +33,7 @@ from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
 
 
 class StructGuardSettings(MethodSettings):
-    """Settings of STRUCTGUARD. The defaults are the text's; where it is silent, those of L2UL, which it follows."""
+    """Settings of STRUCTGUARD. The defaults are the text's; where it is silent, L2UL's, whose training it follows."""
 
     projector: Literal["learned", "none"] = Field(
         "learned", description="none: p is the identity, both paths are one"
@@ -94,8 +94,9 @@ class StructGuard(Method[StructGuardSettings]):
     Needs: the forget set, probes made from the original model, and anchors. No retained image.
 
     Presets: ``paper``, the text with L2UL's optimiser and probes; ``authors``, the settings that the authors
-    published for CIFAR-10 (NOTES: radius 3, SGD .005 without momentum, projector .009, cosine over instances,
-    loss weights by share of the batch, importance from batches, at most 100 epochs).
+    published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a random start and deployed,
+    cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md`` gives our reading of
+    each point that the text leaves open.
 
     Assumes that probes stand in for retained images. Not guaranteed: that the forget set ends at accuracy 0 (the
     outcome says so), that images near the forgotten ones are forgotten, or that a membership attack fails.
