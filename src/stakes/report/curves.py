@@ -28,7 +28,7 @@ def history_svg(history: Sequence[dict[str, float]]) -> str:
         losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
         if losses:
             other = axis.twinx()
-            other.plot(*zip(*losses, strict=True), color=_INK["loss"], linewidth=1, linestyle="--")
+            other.plot(*zip(*losses, strict=True), color=_INK["loss"], linewidth=0.9, alpha=0.75)
             other.set_ylabel("total loss", color=_INK["loss"])
         buffer = io.StringIO()
         figure.savefig(
