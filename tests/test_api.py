@@ -330,7 +330,8 @@ def test_a_network_of_the_users_own_class(tmp_path):
 
 
 def test_a_second_request_on_what_the_first_one_gave(tmp_path):
-    first = run(tmp_path / "cache", model=digits_model("small"))
+    through = SETTINGS | {"path": "projector"}
+    first = run(tmp_path / "cache", model=digits_model("small"), settings=through)
     assert first.classifier.projector is not None
     more = ForgetSplit(forget=known().subset([5, 6]))
     second = run(tmp_path / "cache", model=first.classifier, forget=more, out=tmp_path / "run")

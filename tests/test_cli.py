@@ -21,7 +21,8 @@ from stakes.training import train_checkpoint
 
 QUICK = (
     "probes.iterations=2,probes.per_image=4,probes.epsilon=1.0,probe_batch=16,forget_batch=8,max_steps=40,"
-    "projector=none,deletion=hinge,retention=soft,batchnorm=freeze,lr=0.003,reg_weight=0,head_weight=0,weight_decay=0"
+    "projector=none,deletion=hinge,retention=soft,batchnorm=freeze,lr=0.003,reg_weight=0,head_weight=0,weight_decay=0,"
+    "batch_weights=sum,passes=joint"
 )
 
 
