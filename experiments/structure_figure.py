@@ -2,8 +2,8 @@
 
     python experiments/structure_figure.py --data DIR --model CKPT --anchors FILE --run RUN [RUN …] --out PNG
 
-Each square is the mean affinity (cosine) of the test images of one class to one anchor; the title gives the
-structural collapse of the run, the mean absolute change of all affinities (docs/method.md).
+Each square is the mean affinity (cosine) of the test images of one class to one anchor, less row and column means; the
+title gives the structural collapse of the run, the mean absolute change of all affinities (docs/method.md).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def affinities(
 
 
 def by_class(structure: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Mean affinity of each class to each anchor, centred on the mean of its column so that it can be seen."""
+    """Mean affinity of each class to each anchor, less the means of its row and column: what is left is the pattern."""
     means = torch.stack([structure[labels == c].mean(dim=0) for c in range(classes)])
-    return means - means.mean(dim=0, keepdim=True)
+    return means - means.mean(dim=0, keepdim=True) - means.mean(dim=1, keepdim=True) + means.mean()
 
 
 def main() -> None:
@@ -81,9 +81,9 @@ def main() -> None:
         axis.set_yticks(range(len(anchors.class_names)), anchors.class_names, fontsize=7)
         axis.set_xlabel("anchor", fontsize=8)
     axes[0].set_ylabel("class of the images", fontsize=8)
-    figure.colorbar(image, ax=axes, label="mean affinity (cosine), centred", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="mean affinity (cosine), doubly centred", shrink=0.8)
     Path(words.out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(words.out, dpi=110, metadata={"Software": None})
+    figure.savefig(words.out, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
 if __name__ == "__main__":
