@@ -214,7 +214,7 @@ def unlearn(
             split,
             anchors=anchor_set,
             method=configured,
-            preset=preset or configured.default_preset,
+            preset=_preset_label(preset or configured.default_preset, assignments),
             out=out,
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
@@ -391,6 +391,11 @@ def _open(
         forget, source, class_names=classifier.class_names, size=classifier.input_size, seed=seed
     )
     return classifier, split, source
+
+
+def _preset_label(preset: str | None, assignments: list[str] | None) -> str | None:
+    """A preset with changed settings must not pass for the preset."""
+    return f"{preset} with changes" if preset and assignments else preset
 
 
 def _anchors(classifier: Classifier, file: Path | None, attributes: Path | None, encoder: str) -> Anchors:

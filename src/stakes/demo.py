@@ -9,6 +9,7 @@ from stakes.api import unlearn
 from stakes.config import Device, Precision
 from stakes.data.forget import split_forget
 from stakes.data.sources import open_source
+from stakes.methods import StructGuard
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.recipe import recipe
 from stakes.progress import Progress, silent
@@ -73,7 +74,8 @@ def run_demo(
         classifier,
         split,
         anchors=build_anchors(classifier.class_names),
-        settings=SETTINGS,
+        method=StructGuard.configure("paper", SETTINGS),
+        preset="demo",
         out=out / "run",
         cache=out / "cache",
         request={"data": "digits", "model": "model", "forget": FORGET},
