@@ -28,6 +28,7 @@ from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
 from stakes.methods.opposing import Passes, Weights
+from stakes.methods.tuning import descend
 from stakes.models.projector import Projector
 from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
 
@@ -147,13 +148,7 @@ class StructGuard(Method[StructGuardSettings]):
                 structure.importance()
             job.training()
             losses = self._losses(job, projector, around, structure, step)
-            total = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
-            yield {name: float(value.detach()) for name, value in losses.items()} | {
-                "loss": float(total.detach())
-            }
+            yield descend(optimizer, losses)
 
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
         """Whether the deployed path works yet: a projector that starts at random first has to be learned."""
