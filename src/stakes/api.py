@@ -211,6 +211,8 @@ class _Work:
             anchors = self.anchors or build_anchors(self.original.class_names)
             self.anchors = anchors.for_classes(self.original.class_names)
         finished = self.folder.claim(self._identity()) if self.folder else None
+        if self.folder is not None and self.anchors is not None and "anchors" in self.method.needs:
+            self.folder.keep_anchors(self.anchors)
         if finished is not None and self.folder is not None:
             return Unlearned(self._read_back(), self.folder.history(), finished)
         return self._fresh()

@@ -8,18 +8,33 @@ of a ``bench`` failed; 130 interrupted (the same command resumes).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stakes import cli_bench
+from stakes.cli_options import (
+    AttributesOption,
+    DataOption,
+    Device,
+    DeviceOption,
+    EncoderOption,
+    ForgetOption,
+    JsonOption,
+    ModelOption,
+    PickleOption,
+    Precision,
+    PrecisionOption,
+    RetainSampleOption,
+    SeedOption,
+    print_json,
+    say,
+)
 from stakes.errors import AnchorError, ConfigError, DataError, StakesError
 
 if TYPE_CHECKING:
@@ -43,50 +58,6 @@ app = typer.Typer(
     "7 some cells of a bench failed, 130 interrupted (run the same command again to resume).",
 )
 app.add_typer(cli_bench.commands)
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Precision(StrEnum):
-    """Number format of network passes while probes are made and steps are taken."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="fp32, bf16 or fp16; measuring is fp32.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="Folder with train/test.parquet, image folder, hub id, or 'digits'."),
-]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="Checkpoint (file or folder), run folder, or hub id.")
-]
-ForgetOption = Annotated[
-    str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
-]
-AttributesOption = Annotated[
-    Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
-]
-EncoderOption = Annotated[
-    str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
-]
-PickleOption = Annotated[
-    bool, typer.Option("--allow-pickle", help="Accept .pt/.pth/.bin checkpoints, loaded weights-only.")
-]
 
 
 @app.command()
@@ -132,7 +103,7 @@ def pretrain(
         )
     last = record["history"][-1]
     shown = "unknown" if last["test_accuracy"] is None else f"{last['test_accuracy']:.2f} %"
-    _say(record, as_json, f"{out}: test accuracy {shown} after {len(record['history'])} epochs")
+    say(record, as_json, f"{out}: test accuracy {shown} after {len(record['history'])} epochs")
 
 
 @app.command()
@@ -170,7 +141,7 @@ def anchors(
         "width": made.width,
         "hash": made.fingerprint(),
     }
-    _say(result, as_json, f"{out}: {len(made.class_names)} anchors of width {made.width}")
+    say(result, as_json, f"{out}: {len(made.class_names)} anchors of width {made.width}")
 
 
 @app.command()
@@ -185,10 +156,7 @@ def unlearn(
     method: Annotated[str, typer.Option("--method", help="Name of the method.")] = "structguard",
     preset: Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
-    retain_sample: Annotated[
-        int | None,
-        typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
-    ] = None,
+    retain_sample: RetainSampleOption = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
@@ -226,7 +194,7 @@ def unlearn(
         )
     page = write_page(out)
     if as_json:
-        _print_json(result.record.model_dump(mode="json"))
+        print_json(result.record.model_dump(mode="json"))
     else:
         print_record(result.record)
         typer.echo(f"model: {out / 'model.safetensors'}\nreport: {page}")
@@ -240,10 +208,7 @@ def evaluate(
     forget: ForgetOption,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
-    retain_sample: Annotated[
-        int | None,
-        typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
-    ] = None,
+    retain_sample: RetainSampleOption = None,
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
@@ -278,7 +243,7 @@ def evaluate(
     if out is not None:
         write_json(out, result)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         Console().print(figures_table([(model, figures)]))
 
@@ -299,7 +264,7 @@ def show(
     del seed, device, precision
     record = Record.load(run / "record.json")
     if as_json:
-        _print_json(record.model_dump(mode="json"))
+        print_json(record.model_dump(mode="json"))
     else:
         print_record(record)
     if open_page:
@@ -325,7 +290,7 @@ def demo(
             out, seed=seed, device=device.value, precision=precision.value, progress=progress
         )
     if as_json:
-        _print_json(record.model_dump(mode="json"))
+        print_json(record.model_dump(mode="json"))
     else:
         print_record(record)
         typer.echo(f"model: {run / 'model.safetensors'}\nreport: {run / 'report.html'}")
@@ -356,7 +321,7 @@ def main() -> None:
 
 def _complain(message: str, code: int) -> int:
     if "--json" in sys.argv:
-        _print_json({"error": message, "exit_code": code})
+        print_json({"error": message, "exit_code": code})
     typer.echo(f"stakes: {message}", err=True)
     return code
 
@@ -422,14 +387,3 @@ def _class_list(file: Path) -> tuple[str, ...]:
             f"--classes {file}", expected="a text file, one class name a line", got=str(error)
         ) from None
     return tuple(line.strip() for line in lines if line.strip())
-
-
-def _say(result: Any, as_json: bool, line: str) -> None:
-    if as_json:
-        _print_json(result)
-    else:
-        typer.echo(line)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))

@@ -12,7 +12,7 @@ from stakes.errors import RunFolderError
 from stakes.files import digest_json, write_json
 
 SCHEMA: Literal[1] = 1
-_VOLATILE = ("created", "phases", "versions", "device")
+_VOLATILE = ("created", "phases", "versions", "device", "analyses")
 
 
 class _Frozen(BaseModel):
@@ -81,6 +81,7 @@ class Record(_Frozen):
     versions: dict[str, str]
     device: str
     notes: tuple[str, ...] = ()
+    analyses: dict[str, dict[str, float | int | None]] = {}
 
     @property
     def test_accuracy(self) -> float | None:
@@ -110,7 +111,7 @@ class Record(_Frozen):
         )
 
     def digest(self) -> str:
-        """SHA-256 of everything but clock times, versions and the device's name."""
+        """SHA-256 of everything but clock times, versions, the device's name and later analyses."""
         data = self.model_dump(mode="json")
         return digest_json({key: value for key, value in data.items() if key not in _VOLATILE})
 

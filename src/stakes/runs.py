@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from stakes.anchors.anchors import Anchors
 from stakes.errors import RunFolderError
 from stakes.files import append_line, read_tensors, write_bytes, write_tensors
 from stakes.records import Record
@@ -26,7 +27,8 @@ class RunFolder:
     """Paths and state of one run.
 
     ``config.yaml`` the resolved request, ``record.json``, ``history.jsonl`` one line a step, ``model.safetensors`` and
-    ``config.json`` the deployed classifier as a checkpoint, ``report.html``. While the run goes on, ``state/`` holds
+    ``config.json`` the deployed classifier as a checkpoint, ``anchors.safetensors`` where the method used some,
+    ``analyses/`` with one file a section, ``report.html``. While the run goes on, ``state/`` holds
     what is needed to resume.
     """
 
@@ -113,6 +115,12 @@ class RunFolder:
         made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
         write_tensors(path, made)
         return made
+
+    def keep_anchors(self, anchors: Anchors) -> None:
+        """Keep the anchors of the run for its analyses; they may have been built for it alone."""
+        path = self.path / "anchors.safetensors"
+        if not path.is_file():
+            anchors.save(path)
 
     # -- history -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,71 @@
+"""Options that more than one command takes, and how a command speaks."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(StrEnum):
+    """Number format of network passes while probes are made and steps are taken."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp32, bf16 or fp16; measuring is fp32.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Folder with train/test.parquet, image folder, hub id, or 'digits'."),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Checkpoint (file or folder), run folder, or hub id.")
+]
+ForgetOption = Annotated[
+    str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
+]
+AttributesOption = Annotated[
+    Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
+]
+EncoderOption = Annotated[
+    str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
+]
+PickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Accept .pt/.pth/.bin checkpoints, loaded weights-only.")
+]
+RetainSampleOption = Annotated[
+    int | None,
+    typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
+]
+
+
+def say(result: Any, as_json: bool, line: str) -> None:
+    """Print the result as JSON, or one line for people."""
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(line)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    typer.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))

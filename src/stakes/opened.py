@@ -1,0 +1,112 @@
+"""A finished run opened again, with its two models and its images, as analyses and audits need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stakes.anchors.anchors import Anchors
+from stakes.config import Device
+from stakes.data.forget import ForgetSplit, split_forget
+from stakes.data.sources import open_source
+from stakes.errors import RunFolderError
+from stakes.models.checkpoint import load_checkpoint
+from stakes.models.classifier import Classifier
+from stakes.records import Record
+from stakes.runs import RunFolder
+from stakes.runtime import resolve_device
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """One run with all that it was made from.
+
+    Attributes:
+        before, after: the original and the unlearned classifier, in evaluation mode, without gradients.
+        split: forget set, and test and retain set where there is data for them.
+        anchors: those that the run used; None where its method uses none.
+    """
+
+    path: Path
+    record: Record
+    before: Classifier
+    after: Classifier
+    split: ForgetSplit
+    anchors: Anchors | None
+    history: list[dict[str, float]]
+    device: torch.device
+
+
+def open_run(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    model: str | None = None,
+    device: Device = "auto",
+    allow_pickle: bool = False,
+    factory: Callable[[], nn.Module] | None = None,
+) -> OpenedRun:
+    """Open a finished run; what it was made from is found where its record says, or where the caller says.
+
+    Args:
+        path: the run folder.
+        data, model: where data and original checkpoint are now, if they have moved.
+        factory: makes an empty network of the user's own class, where the checkpoint cannot say what it is.
+
+    Raises:
+        RunFolderError: not a finished run, or data and model are not those of the record (by hash).
+
+    Example:
+        >>> run = open_run("runs/first")  # doctest: +SKIP
+        >>> run.before(run.split.forget.batch([0])).argmax(dim=1)  # doctest: +SKIP
+    """
+    folder = RunFolder(Path(path))
+    record = Record.load(folder.record_path)
+    request = record.request
+    where, source_name = model or request.get("model"), data or request.get("data")
+    if not where or not request.get("forget"):
+        raise RunFolderError(
+            f"run {path}",
+            expected="a record that says which model and images it is about",
+            got="a run made in Python without a request",
+            fix="Pass request={'model': …, 'data': …, 'forget': …} to unlearn, or name --model.",
+        )
+    on = resolve_device(device)
+    before = load_checkpoint(where, allow_pickle=allow_pickle, factory=factory)
+    _same("model", record.hashes.model_before, before.fingerprint(), where)
+    after = load_checkpoint(folder.path, factory=factory)
+    _same("unlearned model", record.hashes.model_after, after.fingerprint(), str(path))
+    source = open_source(source_name, size=before.input_size) if source_name else None
+    split = split_forget(
+        request["forget"],
+        source,
+        class_names=before.class_names,
+        size=before.input_size,
+        seed=record.seed,
+    )
+    _same("forget set", record.hashes.forget_set, split.forget.fingerprint(), source_name)
+    kept = folder.path / "anchors.safetensors"
+    return OpenedRun(
+        path=folder.path,
+        record=record,
+        before=before.eval().requires_grad_(False).to(on),
+        after=after.eval().requires_grad_(False).to(on),
+        split=split,
+        anchors=Anchors.load(kept) if kept.is_file() else None,
+        history=folder.history(),
+        device=on,
+    )
+
+
+def _same(what: str, recorded: str, found: str, where: str | None) -> None:
+    if recorded != found:
+        raise RunFolderError(
+            f"{what} of the run",
+            expected=f"the one of the record ({recorded[:12]}…)",
+            got=f"another ({found[:12]}…) at {where}",
+            fix="Say where the right one is with --model or --data.",
+        )
