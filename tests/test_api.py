@@ -71,6 +71,7 @@ def test_forgets_and_says_so(whole):
         "config.yaml",
         "record.json",
         "history.jsonl",
+        "anchors.safetensors",
         "model.safetensors",
         "config.json",
     }

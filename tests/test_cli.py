@@ -97,6 +97,7 @@ def test_unlearn_show_and_evaluate_agree(stakes_cli: Any, model: Path, tmp_path:
         "config.yaml",
         "record.json",
         "history.jsonl",
+        "anchors.safetensors",
         "model.safetensors",
         "config.json",
         "report.html",

@@ -53,6 +53,7 @@ VOLATILE = {
     "phases": (),
     "versions": {},
     "device": "cuda",
+    "analyses": {"retrieval": {"r_at_1": 50.0}},
 }
 
 
