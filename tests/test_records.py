@@ -84,7 +84,7 @@ def test_digest_covers_all_but_what_may_differ_between_two_equal_runs(record, na
 def test_figures_and_verdict(record):
     assert (record.test_accuracy, record.retain_accuracy, record.forget_accuracy) == (1 / 3, None, 25.0)
     assert record.verdict == (
-        "NOT forgotten: 1 of 4 images to forget are still recognised after 7 steps (step limit)."
+        "NOT forgotten: 1 of 4 images to forget is still recognised after 7 steps (step limit)."
     )
     done = record.model_copy(update={"forgotten": True})
     assert done.verdict.startswith("Forgotten: all 4 images")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.errors import ConfigError, DataError, ModelError
+from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
 from stakes.meter import Meter
@@ -210,15 +211,39 @@ class _Work:
         if "anchors" in self.method.needs:
             anchors = self.anchors or build_anchors(self.original.class_names)
             self.anchors = anchors.for_classes(self.original.class_names)
-        finished = self.folder.claim(self._identity()) if self.folder else None
-        if self.folder is not None and self.anchors is not None and "anchors" in self.method.needs:
-            self.folder.keep_anchors(self.anchors)
-        if finished is not None and self.folder is not None:
-            return Unlearned(self._read_back(), self.folder.history(), finished)
-        return self._fresh()
+        self.meter = Meter()
+        if self.folder is None:
+            return self._fresh()
+        identity = self._identity()
+        if (finished := self.folder.claim(identity)) is not None:
+            return self._again(self.folder, finished)
+        with self.folder.alone():
+            # Another process may have been quicker.
+            if (finished := self.folder.claim(identity)) is not None:
+                return self._again(self.folder, finished)
+            return self._resumable(self.folder)
+
+    def _again(self, folder: RunFolder, finished: Record) -> Unlearned:
+        """What a finished run gave."""
+        self._keep_anchors(folder)
+        return Unlearned(self._read_back(), folder.history(), finished)
+
+    def _resumable(self, folder: RunFolder) -> Unlearned:
+        """Work in a folder that is ours; what it costs is kept, and added to what earlier calls have cost."""
+        self._keep_anchors(folder)
+        self.meter.add(folder.costs())
+        try:
+            return self._fresh()
+        except BaseException:
+            with contextlib.suppress(OutputError):  # what went wrong matters more
+                folder.keep_costs(self.meter.totals())
+            raise
+
+    def _keep_anchors(self, folder: RunFolder) -> None:
+        if self.anchors is not None and "anchors" in self.method.needs:
+            folder.keep_anchors(self.anchors)
 
     def _fresh(self) -> Unlearned:
-        self.meter = Meter()
         evaluator = Evaluator(
             self.run.eval_batch,
             self.device,
@@ -294,7 +319,7 @@ class _Work:
             anchors=self.anchors if "anchors" in needs else None,
             retain=self.split.retain if "retain" in needs else None,
             meter=self.meter,
-            store=self.folder or NoStore(),
+            store=_CostlyStore(self.folder, self.meter) if self.folder else NoStore(),
         )
         if self.folder:
             self.folder.rewind_history(job.step)
@@ -375,7 +400,41 @@ class _Work:
             ),
             versions=versions(),
             device=str(self.device),
+            notes=_notes(split),
         )
+
+
+@dataclass(frozen=True)
+class _CostlyStore:
+    """The state of a run folder, and with each state what it took to get there."""
+
+    folder: RunFolder
+    meter: Meter
+
+    def load(self) -> dict[str, Any] | None:
+        return self.folder.load()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.folder.save(state)
+        self.folder.keep_costs(self.meter.totals())
+
+    def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self.folder.remember(name, make)
+
+
+def _notes(split: ForgetSplit) -> tuple[str, ...]:
+    """What a reader of the figures should know."""
+    if split.retain is None:
+        return ()
+    forget = set(split.forget.hashes())
+    twins = sum(name in forget for name in split.retain.hashes())
+    if not twins:
+        return ()
+    one = twins == 1
+    return (
+        f"{twins} retained image{' has' if one else 's have'} the same pixels and label as an image to forget: "
+        f"forgetting the one means misclassifying the other, and retain accuracy counts {'it' if one else 'them'}.",
+    )
 
 
 def _as_split(

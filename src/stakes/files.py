@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from stakes.errors import OutputError
+
+_LOG = logging.getLogger(__name__)
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")
+_SEAL = hashlib.sha256().digest_size
 
 
 @contextmanager
@@ -69,6 +75,25 @@ def _output_error(target: Path, error: OSError) -> OutputError:
     )
 
 
+def sweep(folder: Path) -> None:
+    """Drop the temporary folders that a killed `writing` left in ``folder``; only for one who is alone there."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that nobody but its owner may enter; one that is there stays as it is.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
 def write_bytes(target: Path, data: bytes) -> None:
     """Write ``data`` to ``target`` atomically."""
     with writing(target) as temporary:
@@ -96,14 +121,40 @@ def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of a file by `write_tensors`, on the CPU; None where it is absent or damaged."""
+    """The tensors of a file by `write_tensors`, on the CPU; None where it is absent, or damaged, which is logged."""
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, framework="pt") as handle:
             stated = (handle.metadata() or {}).get("digest")
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError) as error:
+        _LOG.warning("%s is damaged (%s) and is not used", path, error)
         return None
-    return tensors if digest_tensors(tensors) == stated else None
+    if digest_tensors(tensors) != stated:
+        _LOG.warning("%s is damaged (its SHA-256 is another) and is not used", path)
+        return None
+    return tensors
+
+
+def write_sealed(target: Path, data: bytes) -> None:
+    """Write ``data`` after its SHA-256, atomically; `read_sealed` checks it."""
+    write_bytes(target, hashlib.sha256(data).digest() + data)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """The data of a file by `write_sealed`; None where it is absent, or damaged, which is logged."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _LOG.warning("%s cannot be read (%s) and is not used", path, error)
+        return None
+    if hashlib.sha256(raw[_SEAL:]).digest() != raw[:_SEAL]:
+        _LOG.warning("%s is damaged (its SHA-256 is another) and is not used", path)
+        return None
+    return raw[_SEAL:]
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
+
+from stakes.spread import whole_batch
 
 
 @dataclass
@@ -23,7 +25,11 @@ class Meter:
     """Counts the images that pass through watched networks, in the phase that is open.
 
     A backward pass is counted when the gradient actually reaches the network's output, so a forward pass
-    under ``no_grad`` costs one and a training step costs one and one.
+    under ``no_grad`` costs one and a training step costs one and one. Where many processes share a pass, each counts
+    the whole batch, so the counts are those of one process.
+
+    Args:
+        clock: seconds from any start; one that runs backwards counts as one that stands still.
 
     Example:
         >>> import torch
@@ -34,21 +40,41 @@ class Meter:
         (5, 5)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.phases: dict[str, PhaseCost] = {}
+        self._clock = clock
         self._open = PhaseCost()
+        self._under_way: list[tuple[str, float]] = []
         self._paused = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[PhaseCost]:
         """Open a phase; opening a name again adds to it."""
         before, self._open = self._open, self.phases.setdefault(name, PhaseCost())
-        started = time.perf_counter()
+        self._under_way.append((name, self._clock()))
         try:
             yield self._open
         finally:
-            self._open.seconds += time.perf_counter() - started
+            self._open.seconds += self._since(self._under_way.pop()[1])
             self._open = before
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """All phases as plain numbers, those under way up to now; `add` takes them back."""
+        totals = {name: asdict(cost) for name, cost in self.phases.items()}
+        for name, started in self._under_way:
+            totals[name]["seconds"] += self._since(started)
+        return totals
+
+    def add(self, totals: Mapping[str, Mapping[str, float]]) -> None:
+        """Count what an earlier call of the same run has spent."""
+        for name, spent in totals.items():
+            cost = self.phases.setdefault(name, PhaseCost())
+            cost.forward += int(spent["forward"])
+            cost.backward += int(spent["backward"])
+            cost.seconds += spent["seconds"]
+
+    def _since(self, started: float) -> float:
+        return max(0.0, self._clock() - started)
 
     def count(self, *, forward: int = 0, backward: int = 0) -> None:
         """Add passes that hooks cannot see (functional calls)."""
@@ -76,7 +102,7 @@ class Meter:
     def _on_forward(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if self._paused:
             return
-        images = len(inputs[0])
+        images = whole_batch(len(inputs[0]))
         self._open.forward += images
         # Networks of transformers wrap what they give.
         output = getattr(output, "logits", output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from torch import Tensor
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
 from stakes.errors import DataError
-from stakes.files import digest, digest_json, digest_tensors, read_tensors, write_tensors
+from stakes.files import digest, digest_json, digest_tensors, private_folder, read_tensors, write_tensors
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
 from stakes.probes import draw_probe, targeted_pgd
@@ -225,15 +224,11 @@ class _Attack:
 
 
 def _write(group: Sequence[_Work], images: Tensor, targets: Tensor) -> None:
-    folder = group[0].path.parent
-    fresh = not folder.exists()
+    # Probes look like the images to forget, which may be personal.
+    private_folder(group[0].path.parent)
     parts = zip(group, images.chunk(len(group)), targets.chunk(len(group)), strict=True)
     for work, pixels, labels in parts:
         write_tensors(work.path, {"images": pixels, "targets": labels})
-    if fresh:
-        # Probes look like the images to forget, which may be personal.
-        with contextlib.suppress(OSError):  # some file systems have no modes
-            folder.chmod(0o700)
 
 
 def _valid_labels(path: Path, settings: ProbeSettings) -> Tensor | None:

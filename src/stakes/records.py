@@ -103,11 +103,15 @@ class Record(_Frozen):
         """One sentence for people."""
         images = self.after.forget_images
         if self.forgotten:
-            return f"Forgotten: all {images} images to forget are misclassified by the saved model."
+            all_of_them = (
+                f"all {images} images to forget are" if images != 1 else "the one image to forget is"
+            )
+            return f"Forgotten: {all_of_them} misclassified by the saved model."
         left = round(self.after.forget_accuracy * images / 100)
+        some = f"{left} of {images} images to forget {'is' if left == 1 else 'are'}"
         return (
-            f"NOT forgotten: {left} of {images} images to forget are still recognised "
-            f"after {self.steps} steps ({self.stop_reason})."
+            f"NOT forgotten: {some if images != 1 else 'the one image to forget is'} still recognised "
+            f"after {self.steps} step{'' if self.steps == 1 else 's'} ({self.stop_reason})."
         )
 
     def digest(self) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,18 @@ from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.errors import RunFolderError
-from stakes.files import append_line, read_tensors, write_bytes, write_tensors
+from stakes.files import (
+    append_line,
+    private_folder,
+    read_sealed,
+    read_tensors,
+    sweep,
+    write_bytes,
+    write_sealed,
+    write_tensors,
+)
+from stakes.locks import alone
 from stakes.records import Record
-
-_DIGEST = hashlib.sha256().digest_size
 
 
 class RunFolder:
@@ -29,7 +36,7 @@ class RunFolder:
     ``config.yaml`` the resolved request, ``record.json``, ``history.jsonl`` one line a step, ``model.safetensors`` and
     ``config.json`` the deployed classifier as a checkpoint, ``anchors.safetensors`` where the method used some,
     ``analyses/`` with one file a section, ``report.html``. While the run goes on, ``state/`` holds
-    what is needed to resume.
+    what is needed to resume, and the lock. Only the owner may enter the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,11 +63,25 @@ class RunFolder:
                 expected="a new or empty folder",
                 fix="Choose another --out.",
             )
-        write_bytes(config, yaml.safe_dump(wanted, sort_keys=True, allow_unicode=True).encode())
         # Forget images and what hangs on them may be personal.
+        private_folder(self.path)
         with contextlib.suppress(OSError):  # some file systems have no modes
             self.path.chmod(0o700)
+        write_bytes(config, yaml.safe_dump(wanted, sort_keys=True, allow_unicode=True).encode())
         return None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out while the block works on the claimed run; what a killed one left is swept up.
+
+        Raises:
+            RunFolderError: another process works on this run.
+        """
+        lock = self.state / "lock"
+        with alone(lock, what=f"{self.path}", fix="Wait for it, or choose another --out."):
+            sweep(self.path)
+            sweep(self.state)
+            yield
 
     def _read(self, config: Path) -> Any:
         try:
@@ -89,22 +110,20 @@ class RunFolder:
     # -- StateStore ----------------------------------------------------------------------------------------
 
     def load(self) -> dict[str, Any] | None:
-        """The state of the last safe point, or None; a damaged one counts as none."""
-        try:
-            data = (self.state / "job.pt").read_bytes()
-        except OSError:
-            return None
-        # PyTorch's own format does not notice a flipped bit.
-        if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
-            return None
-        return dict(torch.load(io.BytesIO(data[_DIGEST:]), map_location="cpu", weights_only=True))
+        """The state of the last safe point, or None; a damaged one counts as none, and is logged."""
+        # Sealed, since PyTorch's own format does not notice a flipped bit.
+        data = read_sealed(self.state / "job.pt")
+        return (
+            None
+            if data is None
+            else dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+        )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state and its SHA-256 before it, atomically."""
+        """Write the state, atomically."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        data = buffer.getvalue()
-        write_bytes(self.state / "job.pt", hashlib.sha256(data).digest() + data)
+        write_sealed(self.state / "job.pt", buffer.getvalue())
 
     def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors computed once in this run; a damaged file is made again."""
@@ -115,6 +134,15 @@ class RunFolder:
         made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
         write_tensors(path, made)
         return made
+
+    def keep_costs(self, totals: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep what the run has cost so far, for the call that resumes it."""
+        write_sealed(self.state / "costs", json.dumps(totals).encode())
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """What earlier calls of this run have cost, as far as they could still say."""
+        data = read_sealed(self.state / "costs")
+        return {} if data is None else dict(json.loads(data))
 
     def keep_anchors(self, anchors: Anchors) -> None:
         """Keep the anchors of the run for its analyses; they may have been built for it alone."""

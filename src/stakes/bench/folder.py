@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stakes.errors import RunFolderError
 from stakes.files import write_bytes, write_json
+from stakes.locks import alone
 from stakes.records import Record
 
 _ERROR, _HISTORY = ".error.json", ".history.jsonl"
@@ -95,22 +95,6 @@ class BenchFolder:
             RunFolderError: another bench is at work here.
             OutputError: the folder cannot be written.
         """
-        path = self.path / "bench.lock"
-        if not path.exists():
-            write_bytes(path, b"")
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            yield
-            return
-        with path.open("r+b") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderError(
-                    f"{self.path}",
-                    expected="a folder that no other bench works in",
-                    got="one at work",
-                    fix="Wait for it, or choose another --out.",
-                ) from None
+        lock = self.path / "bench.lock"
+        with alone(lock, what=f"{self.path}", fix="Wait for that bench, or choose another --out."):
             yield
