@@ -20,6 +20,7 @@ from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
+from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out, find_method
 from stakes.methods.base import Outcome, Row
@@ -304,6 +305,18 @@ class _Work:
             )
 
     def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:
+        """Carry the method out; where a step does not fit into memory, from the last state on with less of it."""
+        most: int | None = None
+        while True:
+            try:
+                return self._steps(probes, history, most)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                most = fewer_images(self.method.settings, self.original, most, error)
+            free()
+
+    def _steps(self, probes: ProbeSet | None, history: list[dict[str, float]], most: int | None) -> Outcome:
         model = self.original.clone()
         model.requires_grad_(True)
         needs = self.method.needs
@@ -320,7 +333,9 @@ class _Work:
             retain=self.split.retain if "retain" in needs else None,
             meter=self.meter,
             store=_CostlyStore(self.folder, self.meter) if self.folder else NoStore(),
+            most_images=most,
         )
+        history[:] = [row for row in history if row["step"] <= job.step]
         if self.folder:
             self.folder.rewind_history(job.step)
 

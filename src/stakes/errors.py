@@ -77,3 +77,7 @@ class NumericalError(StakesError):
     """A step produced NaN or infinity; the last good state was kept."""
 
     exit_code = 6
+
+
+class OutOfMemoryError(StakesError):
+    """Not even the smallest piece of work fits into memory, or a step cannot be cut without changing its result."""

@@ -105,6 +105,7 @@ class Job(Generic[S]):
         settings: the method's settings.
         step: steps done; a resumed job starts where it stopped.
         probes, anchors, retain: there where the method says that it needs them.
+        most_images: of a training pass whose activations may be in memory at once; None: all of the batch.
     """
 
     original: Classifier
@@ -120,6 +121,7 @@ class Job(Generic[S]):
     meter: Meter = field(default_factory=Meter)
     store: StateStore = field(default_factory=NoStore)
     step: int = 0
+    most_images: int | None = None
     _tracked: dict[str, Stateful] = field(default_factory=dict)
     _resumed: dict[str, Any] = field(default_factory=dict)
 

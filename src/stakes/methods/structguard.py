@@ -28,7 +28,7 @@ from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
 from stakes.methods.opposing import Passes, Weights
-from stakes.methods.tuning import descend
+from stakes.methods.tuning import descend, train_features
 from stakes.models.projector import Projector
 from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
 
@@ -167,10 +167,10 @@ class StructGuard(Method[StructGuardSettings]):
         probes, forget = job.probe_batch(step), job.forget_batch(step)
         with job.autocast():
             if settings.passes == "joint":
-                features = model.features(torch.cat([probes.pixels, forget.pixels]))
+                features = train_features(job, torch.cat([probes.pixels, forget.pixels]))
                 kept, gone = features[: len(probes)], features[len(probes) :]
             else:
-                kept, gone = self._features(job, probes.pixels), self._features(job, forget.pixels)
+                kept, gone = train_features(job, probes.pixels), train_features(job, forget.pixels)
             projected = projector(kept)
             logits_kept, logits_gone = model.head(projected).float(), model.head(around(gone)).float()
         self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
@@ -194,16 +194,6 @@ class StructGuard(Method[StructGuardSettings]):
             penalty = elastic_net(model.head.weight, settings.head_l1, settings.head_l2)
             losses["loss_head"] = settings.head_weight * penalty
         return losses
-
-    @staticmethod
-    def _features(job: Job[StructGuardSettings], pixels: Tensor) -> Tensor:
-        """Features in training mode; one image alone has no batch statistics and uses the running ones."""
-        if len(pixels) > 1:
-            return job.model.features(pixels)
-        job.model.eval()
-        features = job.model.features(pixels)
-        job.training()
-        return features
 
     @staticmethod
     def _retention(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stakes.memory import in_parts
 from stakes.methods.base import Row
 from stakes.methods.job import Job
 
@@ -49,8 +50,14 @@ def train_logits(job: Job[Any], pixels: Tensor) -> Tensor:
     """Logits (n, b), float32, of the model in training mode and in the precision of the run."""
     training(job, len(pixels))
     with job.autocast():
-        logits: Tensor = job.model(pixels)
+        logits = in_parts(job.model, pixels, job.most_images)
     return logits.float()
+
+
+def train_features(job: Job[Any], pixels: Tensor) -> Tensor:
+    """Features (n, d) of the model in training mode; the caller sets the precision."""
+    training(job, len(pixels))
+    return in_parts(job.model.features, pixels, job.most_images)
 
 
 def descend(optimizer: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> Row:
