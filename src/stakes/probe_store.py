@@ -14,8 +14,9 @@ from torch import Tensor
 
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
-from stakes.errors import DataError
+from stakes.errors import DataError, NumericalError
 from stakes.files import digest, digest_json, digest_tensors, private_folder, read_tensors, write_tensors
+from stakes.memory import Fitting
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
 from stakes.probes import draw_probe, targeted_pgd
@@ -108,9 +109,15 @@ class ProbeStore:
         """Return the probe set of ``forget``, making what is not there yet.
 
         Args:
-            chunk: most images a network pass; the draws do not depend on it, pixels only in rounding.
+            chunk: most images a network pass, halved where that many do not fit into memory; the draws do not
+                depend on it, pixels only in rounding.
             on_pass: told the number of images of every forward-and-backward pass.
             stop: asked between passes; where it says yes, finished files stay and KeyboardInterrupt is raised.
+
+        Raises:
+            DataError: a classifier of one class.
+            NumericalError: the classifier gives no finite gradient, for example in half precision.
+            OutOfMemoryError: a pass of a single image does not fit.
         """
         if classifier.num_classes < 2:
             raise DataError("probes", expected="a classifier with two classes or more", got="one")
@@ -174,13 +181,14 @@ class _Attack:
         rounded, as if it had gone through.
         """
         together = max(1, self.chunk // self.settings.per_image)
+        fit = Fitting("probe_chunk")
         for first in range(0, len(missing), together):
             group = missing[first : first + together]
             pairs = [(work, probe) for work in group for probe in range(self.settings.per_image)]
             made: list[tuple[Tensor, Tensor]] = []
             for start in range(0, len(pairs), self.chunk):
                 part = pairs[start : start + self.chunk]
-                made.append(self._attack(part, on_pass, stop))
+                made += fit(part, lambda some: self._attack(some, on_pass, stop))
                 if start + self.chunk >= len(pairs):
                     _write(group, torch.cat([m[0] for m in made]), torch.cat([m[1] for m in made]))
                 yield len(part)
@@ -220,7 +228,19 @@ class _Attack:
             step_size=self.settings.step_size,
             iterations=self.settings.iterations,
         )
+        _refuse_nonfinite(probes, self.precision)
         return probes.cpu(), targets
+
+
+def _refuse_nonfinite(probes: Tensor, precision: Precision) -> None:
+    """No ruined probe reaches the cache."""
+    if not bool(torch.isfinite(probes).all()):
+        raise NumericalError(
+            "probes",
+            expected="finite pixels",
+            got=f"NaN or infinity from the original model in {precision}",
+            fix="Try precision fp32.",
+        )
 
 
 def _write(group: Sequence[_Work], images: Tensor, targets: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stakes.data.images import ImageSet
 from stakes.errors import NumericalError
+from stakes.memory import Fitting
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def predict(
 
     Args:
         classifier: maps pixels (n, C, H, W) in [0, 1] to logits (n, b). Its mode is restored afterwards.
-        batch: images a pass.
+        batch: images a pass; fewer where that many do not fit into memory.
         on_batch: told the number of images done after each pass.
 
     Returns:
@@ -32,15 +33,16 @@ def predict(
 
     Raises:
         NumericalError: logits are NaN.
+        OutOfMemoryError: not even one image fits.
     """
-    device = device or next(classifier.parameters()).device
+    device, fit = device or next(classifier.parameters()).device, Fitting("eval_batch")
     training = classifier.training
     classifier.eval()
     predicted = []
     try:
         for start in range(0, len(images), batch):
             pixels = images.batch(slice(start, min(start + batch, len(images))))
-            logits = classifier(pixels.to(device))
+            logits = torch.cat(fit(pixels, lambda part: classifier(part.to(device))))
             # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
             if bool(logits.isnan().any()):
                 raise NumericalError(
