@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_bench
+from stakes import cli_bench, cli_push
 from stakes.cli_options import (
     AttributesOption,
     DataOption,
@@ -32,6 +32,7 @@ from stakes.cli_options import (
     PrecisionOption,
     RetainSampleOption,
     SeedOption,
+    TrackOption,
     print_json,
     say,
 )
@@ -58,6 +59,7 @@ app = typer.Typer(
     "7 some cells of a bench failed, 130 interrupted (run the same command again to resume).",
 )
 app.add_typer(cli_bench.commands)
+app.add_typer(cli_push.commands)
 
 
 @app.command()
@@ -158,6 +160,7 @@ def unlearn(
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
     retain_sample: RetainSampleOption = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
+    track: TrackOption = None,
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
@@ -170,13 +173,23 @@ def unlearn(
     from stakes.console import live_progress, print_record
     from stakes.methods import find_method
     from stakes.report.page import write_page
+    from stakes.tracking import tracking
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
     classifier, split, source = _open(model, data, forget, seed, allow_pickle=allow_pickle)
     anchor_set = None
     if "anchors" in configured.needs:
         anchor_set = _anchors(classifier, anchors_file, attributes, encoder)
-    with live_progress() as progress:
+    shown = {
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "settings": configured.settings.model_dump(mode="json"),
+    }
+    with (
+        tracking(track or [], folder=out, config=shown) as tracked,
+        live_progress() as progress,
+    ):
         result = call(
             classifier,
             split,
@@ -186,12 +199,13 @@ def unlearn(
             out=out,
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
-            progress=progress,
+            progress=tracked.following(progress),
             seed=seed,
             device=device.value,
             precision=precision.value,
             retain_sample=retain_sample,
         )
+        tracked.final(result.record)
     page = write_page(out)
     if as_json:
         print_json(result.record.model_dump(mode="json"))
