@@ -187,6 +187,7 @@ def carry_out(
             if done:
                 if interrupted():  # nothing to save: the steps since the last safe point lead here again
                     raise KeyboardInterrupt
+                _refuse_nonfinite_weights(job)
                 return Outcome(method.deploy(job), job.step, "forgotten")
             if interrupted() or time.monotonic() - saved > checkpoint_seconds:
                 _refuse_nonfinite_weights(job)
@@ -194,6 +195,7 @@ def carry_out(
                 saved = time.monotonic()
             if interrupted():
                 raise KeyboardInterrupt
+    _refuse_nonfinite_weights(job)
     return Outcome(method.deploy(job), job.step, "step limit" if method.stops_when_forgotten else "finished")
 
 
@@ -208,9 +210,10 @@ def _refuse_nonfinite(losses: Row, step: int) -> None:
 
 
 def _refuse_nonfinite_weights(job: Job[Any]) -> None:
-    """A state is only saved while every weight is a number."""
-    for name, parameter in job.model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    """A state is only saved, and a model only handed out, while every weight and statistic is a number."""
+    running = [(k, v) for k, v in job.model.named_buffers() if k.endswith(("running_mean", "running_var"))]
+    for name, value in [*job.model.named_parameters(), *running]:
+        if not bool(torch.isfinite(value).all()):
             raise NumericalError(
                 f"step {job.step}: weight {name}",
                 expected="finite values",
