@@ -6,16 +6,27 @@ A method's own settings stand in its own file as a subclass of `MethodSettings`;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from stakes.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def _has_truth(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_has_truth(item) for item in value)
+    return isinstance(value, bool)
+
+
+def _takes_truth(kind: Any) -> bool:
+    return kind is bool or kind is True or kind is False or any(map(_takes_truth, get_args(kind)))
 
 
 class Settings(BaseModel):
@@ -29,6 +40,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as truth values, and Python takes those for 1 and 0."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if _has_truth(value) and not _takes_truth(kind):
+            raise PydanticCustomError("truth", "A number or a name, not yes or no (true or false)")
+        return value
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """Return a copy with dotted keys replaced (``{"probes.epsilon": 3.0}``), validated anew.

@@ -358,11 +358,13 @@ def test_other_files_of_a_folder_are_left(classify, tmp_path):
 @pytest.mark.parametrize(("name", "images", "accuracy"), [("cifar10", 2000, 89.15), ("faces10", 1000, 93.90)])
 def test_accuracy_of_real_checkpoints(name, images, accuracy, shared):
     from stakes.data import open_source
-    from stakes.models.pretrain import percent_correct
+    from stakes.metrics.accuracy import accuracy as percent
+    from stakes.metrics.accuracy import predict
 
     model = load_checkpoint(shared / "checkpoints" / f"{name}-resnet18")
     test = open_source(shared / "data" / name, size=model.input_size).test
     assert test is not None
     assert test.class_names == model.class_names
-    measured = percent_correct(model, test.subset(slice(0, images)), torch.device("cpu"))
+    some = test.subset(slice(0, images))
+    measured = percent(predict(model, some), some.labels)
     assert abs(measured - accuracy) <= 1

@@ -6,19 +6,18 @@ import dataclasses
 import io
 import math
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from stakes.data.images import ImageSet
 from stakes.errors import DataError, NumericalError, RunFolderError
-from stakes.files import digest_json, write_bytes
+from stakes.files import digest_json, read_sealed, write_sealed
+from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.augment import crop_and_flip
 from stakes.models.classifier import Classifier
 from stakes.models.recipe import PretrainSettings, learning_rate
@@ -27,6 +26,7 @@ from stakes.progress import Progress, silent
 from stakes.runtime import autocast, derive_seed, generator
 
 _KEEP_ON_DEVICE = 2**30  # bytes of float32 pixels; larger sets are read batch by batch
+_TEST_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,14 @@ class _Session:
         # Dropout draws from the global generators: seed them for the epoch, and put them back.
         with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(deterministic=True):
             torch.manual_seed(derive_seed("dropout", self.seed, epoch))
-            loss, accuracy, rate = self._train(epoch)
-        measured = None if test is None else percent_correct(self.model, test, self.device)
-        return Epoch(epoch + 1, loss, rate, accuracy, measured)
+            loss, train_accuracy, rate = self._train(epoch)
+        return Epoch(epoch + 1, loss, rate, train_accuracy, self._measured(test))
+
+    def _measured(self, test: ImageSet | None) -> float | None:
+        """Test accuracy in percent."""
+        if test is None:
+            return None
+        return accuracy(predict(self.model, test, batch=_TEST_BATCH, device=self.device), test.labels)
 
     def _train(self, epoch: int) -> tuple[float, float, float]:
         self.model.train()
@@ -215,19 +220,6 @@ def _groups(model: Classifier, settings: PretrainSettings) -> list[dict[str, Any
     free = [p for p in model.parameters() if settings.decay != "all" and p.dim() < 2]
     groups = [(decayed, settings.weight_decay), (free, 0.0)]
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
-
-
-@torch.no_grad()
-def percent_correct(model: nn.Module, images: ImageSet, device: torch.device, batch_size: int = 500) -> float:
-    """Accuracy in percent of ``model`` on ``images`` in eval mode; the training mode is put back."""
-    was_training = model.training
-    model.eval()
-    hits = 0
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, min(start + batch_size, len(images)))
-        hits += int((model(images.batch(rows).to(device)).argmax(1).cpu() == images.labels[rows]).sum())
-    model.train(was_training)
-    return 100 * hits / len(images)
 
 
 def channel_statistics(
@@ -279,14 +271,16 @@ def _keep(path: Path, request: str, session: _Session, rows: list[Epoch]) -> Non
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_sealed(path, buffer.getvalue())
 
 
 def _resume(path: Path, request: str, session: _Session) -> list[Epoch]:
     if not path.exists():
         return []
+    if (data := read_sealed(path)) is None:
+        raise _not_a_state(path, "a damaged one: its SHA-256 is another")
     try:
-        state = torch.load(path, map_location=session.device, weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location=session.device, weights_only=True)
         if state["request"] != request:
             raise RunFolderError(
                 f"{path} holds the training of another request",
@@ -296,10 +290,14 @@ def _resume(path: Path, request: str, session: _Session) -> list[Epoch]:
         session.model.load_state_dict(state["model"])
         session.optimiser.load_state_dict(state["optimiser"])
         return [Epoch(**row) for row in state["rows"]]
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{path} is not a training state",
-            expected="a file that an interrupted training left",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            fix="Delete it to start anew.",
-        ) from error
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        raise _not_a_state(path, str(error).partition("\n")[0] or type(error).__name__) from error
+
+
+def _not_a_state(path: Path, got: str) -> RunFolderError:
+    return RunFolderError(
+        f"{path} is not a training state",
+        expected="a file that an interrupted training left",
+        got=got,
+        fix="Delete it to start anew.",
+    )
