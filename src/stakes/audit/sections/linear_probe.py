@@ -1,0 +1,171 @@
+"""Section: is the original label still readable from the features?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stakes.audit.drawing import INK, save_svg
+from stakes.audit.evidence import Evidence, Finding, Section, Skipped
+from stakes.audit.probing import layer_features, readable
+from stakes.data.images import ImageSet
+from stakes.models.classifier import Classifier
+from stakes.report.section import Figure, Table
+
+Layers = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    fit: ImageSet
+    fit_is: str
+    forget: ImageSet
+    unseen: ImageSet | None
+
+
+def linear_probe(evidence: Evidence) -> Finding:
+    """Probe every layer of both models, and of a retrained one where there is one."""
+    groups = _groups(evidence)
+    if isinstance(groups, Skipped):
+        return groups
+    models = {"before": evidence.before, "after": evidence.after}
+    if evidence.retrained:
+        models["retrained"] = evidence.retrained[0].classifier
+    found: dict[str, Layers] = {}
+    for done, (name, model) in enumerate(models.items()):
+        found[name] = _read(evidence, model, groups, done, len(models))
+    return _section(evidence, groups, found)
+
+
+def _groups(evidence: Evidence) -> _Groups | Skipped:
+    settings, split = evidence.settings.probe, evidence.split
+    forget = evidence.sample(split.forget, settings.images, "probe")
+    if split.retain is not None:
+        fit = evidence.sample(split.retain, settings.train, "probe fit")
+        unseen = split.test and evidence.sample(split.test, settings.images, "probe unseen")
+        groups = _Groups(fit, "retained", forget, unseen)
+    elif split.test is not None and len(split.test) >= 4:
+        order = evidence.drawn(len(split.test), len(split.test), "probe test")
+        half = len(order) // 2
+        # Every other row: test sets are often sorted by class.
+        fit, rest = split.test.subset(order[::2]), split.test.subset(order[1::2])
+        groups = _Groups(
+            evidence.sample(fit, min(settings.train, half + 1), "probe fit"),
+            "test",
+            forget,
+            evidence.sample(rest, settings.images, "probe unseen"),
+        )
+    else:
+        return Skipped("neither retained nor test images: there is nothing to fit a probe on")
+    if len(groups.fit.labels.unique()) < 2:
+        return Skipped("images of one class only to fit a probe on")
+    return groups
+
+
+def _read(evidence: Evidence, model: Classifier, groups: _Groups, done: int, total: int) -> Layers:
+    settings = evidence.settings.probe
+
+    def features(images: ImageSet) -> dict[str, Any]:
+        evidence.meter.count(forward=len(images))
+        return layer_features(
+            model,
+            images,
+            most=settings.layers,
+            width=settings.width,
+            batch=evidence.settings.batch,
+            device=evidence.device,
+        )
+
+    fit, forget = features(groups.fit), features(groups.forget)
+    unseen = features(groups.unseen) if groups.unseen is not None else None
+    layers: Layers = {}
+    for number, layer in enumerate(fit, start=1):
+        tests = {"forget": (forget[layer], groups.forget.labels)}
+        if unseen is not None and groups.unseen is not None:
+            tests["unseen"] = (unseen[layer], groups.unseen.labels)
+        layers[layer] = readable(
+            fit[layer], groups.fit.labels, tests, inverse_penalty=settings.inverse_penalty
+        )
+        evidence.progress("linear probe", done * len(fit) + number, total * len(fit))
+    return layers
+
+
+def _section(evidence: Evidence, groups: _Groups, found: dict[str, Layers]) -> Section:
+    after, before = found["after"], found["before"]
+    best = max(after, key=lambda layer: after[layer]["forget"])
+    columns = [(model, what) for model in found for what in ("forget", "unseen") if what in after[best]]
+    unseen = "" if groups.unseen is None else f"; of unseen images {after[best]['unseen']:.1f} %"
+    # A projector may stand in one of the two only.
+    earlier = f"before {before[best]['forget']:.1f} %" if best in before else "not there before"
+    return Section(
+        name="linear-probe",
+        title="Linear probe: is the label still in the features?",
+        sentence=(
+            f"From layer “{best}” of the unlearned model a linear probe reads the original label of "
+            f"{after[best]['forget']:.1f} % of the forget images ({earlier}{unseen})."
+        ),
+        limit=(
+            f"Probes fitted on {len(groups.fit)} {groups.fit_is} images, best layer by the forget images themselves; a "
+            "label that can be read as well from unseen images is what any good features give, not memory, and a "
+            "nonlinear probe may read more."
+        ),
+        numbers={
+            f"{what}_{model}_{layer}": round(figures[what], 4)
+            for model, layers in found.items()
+            for layer, figures in layers.items()
+            for what in figures
+        }
+        | {"forget_after_best": round(after[best]["forget"], 4), "forget_images": len(groups.forget)},
+        tables=(
+            Table(
+                caption="Percent of images whose label a linear probe reads from a layer",
+                columns=("layer", *(f"{what}, {model}" for model, what in columns)),
+                rows=tuple(
+                    (
+                        layer,
+                        *(
+                            round(found[model][layer][what], 2) if layer in found[model] else None
+                            for model, what in columns
+                        ),
+                    )
+                    for layer in dict.fromkeys(name for layers in found.values() for name in layers)
+                ),
+            ),
+        ),
+        figures=(
+            Figure(
+                file=save_svg(evidence.folder / "linear-probe.svg", lambda axis: _draw(axis, found)),
+                alt="Curves: accuracy of linear probes over the layers, before and after unlearning",
+                caption="Labels read from the layers",
+            ),
+        ),
+        settings={
+            "C": evidence.settings.probe.inverse_penalty,
+            "images to fit on": len(groups.fit),
+            "fitted on": groups.fit_is,
+            "seed": evidence.seed,
+        }
+        | evidence.cost("linear-probe"),
+    )
+
+
+def _draw(axis: Any, found: dict[str, Layers]) -> None:
+    inks = {"before": "before", "after": "after", "retrained": "other"}
+    layers = list(dict.fromkeys(name for one in found.values() for name in one))
+    for (model, figures), mark in zip(found.items(), "osv", strict=False):
+        for what, line in (("forget", "-"), ("unseen", ":")):
+            places = [at for at, layer in enumerate(layers) if what in figures.get(layer, {})]
+            values = [figures[layers[at]][what] for at in places]
+            if values:
+                axis.plot(
+                    places,
+                    values,
+                    line,
+                    marker=mark,
+                    markersize=4,
+                    color=INK[inks[model]],
+                    label=f"{model}, {what}",
+                )
+    axis.set_xticks(range(len(layers)), layers, rotation=20, ha="right")
+    axis.set(ylabel="labels read (%)", ylim=(-3, 103))
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,0 +1,308 @@
+"""Section: can an attacker tell the forgotten images from images that no model saw?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stakes.audit.confidence import cross_validated_scores, signals
+from stakes.audit.drawing import INK, save_svg
+from stakes.audit.evidence import Evidence, Finding, Section, Skipped
+from stakes.audit.outputs import Array, log_probability, margins
+from stakes.audit.rmia import log_ratio, rmia_scores
+from stakes.audit.roc import Separation, curve, separation
+from stakes.data.images import ImageSet
+from stakes.models.classifier import Classifier
+from stakes.report.section import Cell, Figure, Table
+
+TITLES = {
+    "rmia": "RMIA",
+    "loss": "loss of the label",
+    "outputs": "confidence and entropy (learned)",
+}
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The images that play a part."""
+
+    forget: ImageSet
+    unseen: ImageSet
+    population: ImageSet
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What attacks made of one model, and the mean RMIA score of its forget images."""
+
+    found: dict[str, Separation]
+    score: float | None = None
+
+
+def membership(evidence: Evidence) -> Finding:
+    """Attack before and after, and a retrained model where there is one, which is how no leak looks."""
+    groups = _groups(evidence)
+    if isinstance(groups, Skipped):
+        return groups
+    models = {"before": evidence.before, "after": evidence.after}
+    if evidence.retrained:
+        models["retrained"] = evidence.retrained[0].classifier
+    done, total = 0, len(models) + len(evidence.references)
+    calibration = _Calibration.of(evidence, groups, total) if evidence.references else None
+    done += len(evidence.references)
+    tested = {}
+    for name, model in models.items():
+        tested[name] = _attacked(evidence, model, groups, calibration)
+        done += 1
+        evidence.progress("membership", done, total)
+    return _section(evidence, groups, tested, calibration)
+
+
+def _groups(evidence: Evidence) -> _Groups | Skipped:
+    """Unseen images of the classes that are to be forgotten, so that a class is not what gives them away."""
+    settings, split = evidence.settings.membership, evidence.split
+    if split.test is None:
+        return Skipped("no test images: there is nothing unseen to tell the forget images from")
+    if len(split.forget) < 2:
+        return Skipped("one forget image: rates need at least two")
+    forget = evidence.sample(split.forget, settings.images, "membership")
+    same = torch.isin(split.test.labels, forget.labels.unique()).nonzero().flatten()
+    if len(same) < 4:
+        return Skipped(f"{len(same)} test images of the forgotten classes: at least 4 are needed")
+    order = same[evidence.drawn(len(same), len(same), "membership order")]
+    mixed = torch.randperm(len(same), generator=torch.Generator().manual_seed(evidence.seed_of("unseen")))
+    order = order[mixed]
+    population = min(settings.population, len(order) // 2) if evidence.references else 0
+    unseen = order[population:][: settings.unseen]
+    return _Groups(
+        forget,
+        split.test.subset(unseen.sort().values),
+        split.test.subset(order[:population].sort().values),
+    )
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """Label probabilities of all groups under the reference models, and who had not seen what."""
+
+    probability: dict[str, Array]
+    unseen_by: dict[str, NDArray[np.bool_]]
+
+    @classmethod
+    def of(cls, evidence: Evidence, groups: _Groups, total: int) -> _Calibration:
+        probability: dict[str, list[Array]] = {name: [] for name in vars(groups)}
+        unseen_by: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in vars(groups)}
+        for done, reference in enumerate(evidence.references, start=1):
+            for name, images in vars(groups).items():
+                logits = evidence.logits(reference.classifier, images)
+                probability[name].append(np.exp(log_probability(logits, images.labels)))
+                unseen_by[name].append(reference.unseen(images))
+            evidence.progress("membership", done, total)
+        return cls(
+            {name: np.stack(found, 1) for name, found in probability.items()},
+            {name: np.stack(found, 1) for name, found in unseen_by.items()},
+        )
+
+    def usable(self, name: str) -> NDArray[np.bool_]:
+        """Images that at least one reference model did not see."""
+        return np.asarray(self.unseen_by[name].any(1))
+
+    def ratios(self, name: str, log_target: Array, offline_a: float) -> Array:
+        rows = self.usable(name)
+        return log_ratio(
+            log_target[rows], self.probability[name][rows], self.unseen_by[name][rows], offline_a=offline_a
+        )
+
+
+def _attacked(
+    evidence: Evidence, model: Classifier, groups: _Groups, calibration: _Calibration | None
+) -> _Tested:
+    settings = evidence.settings.membership
+    logits = {name: evidence.logits(model, images) for name, images in vars(groups).items() if len(images)}
+    forget, unseen = groups.forget.labels, groups.unseen.labels
+    seed = evidence.seed_of("bootstrap")
+
+    def measured(positive: Array, negative: Array) -> Separation:
+        return separation(positive, negative, resamples=settings.resamples, seed=seed)
+
+    found, score = {}, None
+    if calibration is not None and all(calibration.usable(name).sum() >= 2 for name in logits):
+        ratio = {
+            name: calibration.ratios(
+                name, log_probability(logits[name], getattr(groups, name).labels), settings.offline_a
+            )
+            for name in logits
+        }
+        found["rmia"] = measured(ratio["forget"], ratio["unseen"])
+        score = float(rmia_scores(ratio["forget"], ratio["population"], gamma=settings.gamma).mean())
+    found["loss"] = measured(margins(logits["forget"], forget), margins(logits["unseen"], unseen))
+    found["outputs"] = measured(
+        *cross_validated_scores(
+            signals(logits["forget"], forget),
+            signals(logits["unseen"], unseen),
+            folds=settings.folds,
+            seed=evidence.seed_of("folds"),
+        )
+    )
+    return _Tested(found, score)
+
+
+def _section(
+    evidence: Evidence, groups: _Groups, tested: dict[str, _Tested], calibration: _Calibration | None
+) -> Section:
+    after = tested["after"].found
+    main = "rmia" if "rmia" in after else "loss"
+    count = len(after[main].positive)
+    return Section(
+        name="membership",
+        title="Membership: do the forgotten images stand out?",
+        sentence=_sentence(main, tested),
+        limit=_limit(evidence, groups, count, main),
+        numbers=_numbers(tested)
+        | {
+            "forget_images": count,
+            "unseen_images": len(groups.unseen),
+            "population_images": len(groups.population),
+            "reference_models": len(evidence.references),
+        },
+        tables=(_table(tested, len(groups.unseen)),),
+        figures=(
+            Figure(
+                file=save_svg(evidence.folder / "membership.svg", lambda axis: _draw(axis, tested, main)),
+                alt="ROC curves of the membership attack before and after unlearning on logarithmic axes",
+                caption=f"ROC of {TITLES[main]} on either side, logarithmic; the grey line is chance",
+            ),
+        ),
+        settings=_settings(evidence) | evidence.cost("membership"),
+    )
+
+
+def _sentence(main: str, tested: dict[str, _Tested]) -> str:
+    after, before = tested["after"].found[main], tested["before"].found[main]
+    rate = after.rates["both", 0.01]
+    found = "" if rate is None else f"; {rate:.1f} % of them are found at 1 % false positives"
+    return (
+        f"To {TITLES[main]} the forgotten images {after.reading}: AUC {after.auc:.3f} "
+        f"(95 % interval {after.low:.3f} to {after.high:.3f}, 0.5 is chance; before {before.auc:.3f}){found}."
+    )
+
+
+def _limit(evidence: Evidence, groups: _Groups, count: int, main: str) -> str:
+    parts = [
+        f"{count} forget and {len(groups.unseen)} unseen images of the same classes.",
+        "An AUC far below 0.5 is a leak as much as one far above: it says which images were forgotten.",
+    ]
+    if len(groups.unseen) < 1000:
+        parts.append("A rate at 0.1 % false positives needs at least 1000 unseen images, and is left out.")
+    if main == "rmia":
+        parts.append(
+            f"{len(evidence.references)} reference models, trained on other halves of the data; "
+            "more of them make a stronger attack."
+        )
+        if any(reference.seen is None for reference in evidence.references):
+            parts.append("Some came without reference.json and are taken to have seen none of the images.")
+    else:
+        parts.append("Without reference models (--reference) hard and easy images are not told apart.")
+    return " ".join(parts)
+
+
+def _numbers(tested: dict[str, _Tested]) -> dict[str, float | int | None]:
+    numbers: dict[str, float | int | None] = {}
+    for model, result in tested.items():
+        for attack, found in result.found.items():
+            head = f"{attack}_{model}"
+            numbers |= {
+                f"{head}_auc": found.auc,
+                f"{head}_auc_low": found.low,
+                f"{head}_auc_high": found.high,
+            }
+            for (side, rate), value in found.rates.items():
+                numbers[f"{head}_tpr_{'1' if rate == 0.01 else '0.1'}_{side}"] = value
+        if result.score is not None:
+            numbers[f"rmia_{model}_mean_score"] = result.score
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in numbers.items()}
+
+
+def _table(tested: dict[str, _Tested], unseen: int) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for attack, title in TITLES.items():
+        for model, result in tested.items():
+            if attack not in result.found:
+                continue
+            found = result.found[attack]
+            rates = [
+                found.rates[side, rate]
+                for side, rate in (("high", 0.01), ("low", 0.01), ("both", 0.01), ("both", 0.001))
+            ]
+            rows.append(
+                (
+                    title,
+                    model,
+                    round(found.auc, 4),
+                    f"{found.low:.3f} to {found.high:.3f}",
+                    found.reading,
+                    *(None if value is None else round(value, 2) for value in rates),
+                )
+            )
+    return Table(
+        caption=(
+            f"Forget images against {unseen} unseen ones. Rates: percent of the forget images found at that many false "
+            "positives, by high scores (look trained on), low scores (stand out), or either."
+        ),
+        columns=(
+            "attack",
+            "model",
+            "AUC",
+            "95 % interval",
+            "the images",
+            "high at 1 %",
+            "low at 1 %",
+            "either at 1 %",
+            "either at 0.1 %",
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _draw(axis: Any, tested: dict[str, _Tested], main: str) -> None:
+    inks = {"before": INK["before"], "after": INK["after"], "retrained": INK["other"]}
+    least = min(1 / len(result.found[main].negative) for result in tested.values()) / 2
+    for model, result in tested.items():
+        found = result.found[main]
+        for sign, side, line in ((1, "high scores", "-"), (-1, "low scores", "--")):
+            false, true = curve(sign * found.positive, sign * found.negative)
+            kept = true > 0
+            axis.step(
+                np.maximum(false[kept], least),
+                true[kept],
+                line,
+                where="post",
+                color=inks[model],
+                label=f"{model}, {side}",
+            )
+    axis.plot([least, 1], [least, 1], color=INK["soft"], lw=0.8)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlim=(least, 1),
+        ylim=(least, 1.1),
+        xlabel="false-positive rate",
+        ylabel="true-positive rate",
+    )
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _settings(evidence: Evidence) -> dict[str, Cell]:
+    settings = evidence.settings.membership
+    return {
+        "RMIA's a": settings.offline_a,
+        "RMIA's gamma": settings.gamma,
+        "folds": settings.folds,
+        "bootstrap resamples": settings.resamples,
+        "references": ", ".join(reference.name for reference in evidence.references) or None,
+        "seed": evidence.seed,
+    }

@@ -1,0 +1,157 @@
+"""The commands ``audit`` and ``audit-references``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stakes.cli_options import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    PickleOption,
+    Precision,
+    PrecisionOption,
+    SeedOption,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from stakes.audit import AuditReport
+
+commands = typer.Typer()
+
+
+@commands.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            "--attacks",
+            help="Some of changes,membership,relearning,linear-probe,distance [all that are possible].",
+        ),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            help="Checkpoint that did not see the images, or a folder of audit-references. Any number.",
+        ),
+    ] = None,
+    retrained: Annotated[
+        list[str] | None,
+        typer.Option("--retrained", help="Checkpoint trained without the forget set. Any number."),
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Where the data is now, if it moved.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the original checkpoint is now, if it moved.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as membership.unseen=5000.")
+    ] = None,
+    allow_pickle: PickleOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Attack an unlearned model (always in fp32): what is still there, in numbers, and what that does not show."""
+    from stakes.audit import audit as call
+    from stakes.config import parse_assignments
+    from stakes.console import live_progress
+
+    del precision
+    with live_progress() as progress:
+        report = call(
+            run,
+            attacks=[name.strip() for name in attacks.split(",")] if attacks is not None else None,
+            reference=reference or [],
+            retrained=retrained or [],
+            settings=parse_assignments(assignments or []),
+            seed=seed,
+            device=device.value,
+            data=data,
+            model=model,
+            allow_pickle=allow_pickle,
+            progress=progress,
+        )
+    if as_json:
+        print_json(_as_json(report))
+    else:
+        _show(report)
+
+
+@commands.command(name="audit-references")
+def audit_references(
+    data: Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
+    arch: Annotated[str, typer.Option("--arch", help="Architecture; best that of the audited model.")],
+    models: Annotated[int, typer.Option("--models", min=1, help="How many; best an even number.")] = 2,
+    stem: Annotated[
+        str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="own, published, or demo.")] = "own",
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Train reference models for the membership attack, each on a random half of the training split."""
+    from stakes.audit import train_references
+    from stakes.config import parse_assignments
+    from stakes.console import live_progress
+    from stakes.data.sources import open_source
+    from stakes.models.recipe import recipe
+
+    settings = recipe(preset).with_overrides(
+        {"precision": precision.value} | parse_assignments(assignments or [])
+    )
+    source = open_source(data)
+    if size is not None:
+        channels = next(split.size[0] for split in (source.train, source.test) if split is not None)
+        source = open_source(data, size=(channels, size, size))
+    with live_progress() as progress:
+        folders = train_references(
+            source,
+            out,
+            architecture=arch,
+            settings=settings,
+            models=models,
+            options={"stem": stem} if stem else {},
+            preset=preset,
+            seed=seed,
+            device=device.value,
+            progress=progress,
+        )
+    say(
+        {"models": [str(folder) for folder in folders]},
+        as_json,
+        f"{len(folders)} reference models; use them with: stakes audit RUN --reference {out}",
+    )
+
+
+def _as_json(report: AuditReport) -> dict[str, Any]:
+    return {
+        "sections": {name: section.model_dump(mode="json") for name, section in report.sections.items()},
+        "skipped": report.skipped,
+        "seconds": report.seconds,
+        "page": str(report.page),
+    }
+
+
+def _show(report: AuditReport) -> None:
+    for name, section in report.sections.items():
+        passes = (
+            f"{section.settings['images forward']:,} images forward, "
+            f"{section.settings['images backward']:,} backward, {report.seconds[name]:.1f} s"
+        )
+        typer.echo(f"{name}: {section.sentence}\n  limit: {section.limit}\n  cost: {passes}\n")
+    for name, reason in report.skipped.items():
+        typer.echo(f"{name}: skipped: {reason}.\n")
+    typer.echo(f"report: {report.page}")
