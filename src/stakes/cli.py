@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_bench, cli_push, cli_request
+from stakes import cli_bench, cli_push, cli_report, cli_request
 from stakes.cli_options import (
     AttributesOption,
     DataOption,
@@ -61,6 +61,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_bench.commands)
 app.add_typer(cli_push.commands)
+app.add_typer(cli_report.commands)
 app.add_typer(cli_request.commands)
 
 
@@ -262,31 +263,6 @@ def evaluate(
         print_json(result)
     else:
         Console().print(figures_table([(model, figures)]))
-
-
-@app.command()
-def show(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    as_json: JsonOption = False,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
-    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
-    device: Annotated[Device, typer.Option("--device", hidden=True)] = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
-) -> None:
-    """Show the record of a run as a table."""
-    from stakes.console import print_record
-    from stakes.records import Record
-
-    del seed, device, precision
-    record = Record.load(run / "record.json")
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-    else:
-        print_record(record)
-    if open_page:
-        from stakes.report.page import write_page
-
-        typer.launch(write_page(run).absolute().as_uri())
 
 
 @app.command()

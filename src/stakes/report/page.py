@@ -2,65 +2,163 @@
 
 from __future__ import annotations
 
+import datetime
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stakes.files import write_bytes
-from stakes.records import Figures, Record
-from stakes.report.curves import history_svg
+from stakes.records import Record
+from stakes.report.arrangement import arranged, audit_of
+from stakes.report.card import write_card
+from stakes.report.curves import Curve, Row, accuracy_points, accuracy_svg, loss_curves, loss_svg
+from stakes.report.figures import ACCURACIES, accuracy_row, price
+from stakes.report.formatting import duration, flat, shown
+from stakes.report.markup import render
+from stakes.report.pictures import Picture, picture
+from stakes.report.reproduce import reproduction
+from stakes.report.section import Section, Table, folder_of, sections
 from stakes.runs import RunFolder
 
-_ACCURACIES = ("test", "retain", "forget")
+_STOPS = {
+    "forgotten": "every image to forget was misclassified",
+    "already forgotten": "every image to forget was misclassified from the start",
+    "step limit": "the limit of steps was reached",
+    "finished": "the method was through",
+}
 
 
-def write_page(folder: Path) -> Path:
-    """Render ``report.html`` of a finished run from its record and history, and give its path.
+@dataclass(frozen=True)
+class SectionView:
+    """A section with its figures read; ``doubtful`` where file and record hold other numbers."""
+
+    section: Section
+    pictures: tuple[Picture, ...]
+    settings: list[tuple[str, str]]
+    doubtful: bool
+
+
+def write_page(folder: Path, embed_images: bool = False) -> Path:
+    """Write ``report.html`` and the model card ``README.md`` of a finished run, and give the page's path.
+
+    Args:
+        embed_images: also show figures with images of the forget set. They may be personal data: without this
+            the page holds none.
 
     Raises:
-        RunFolderError: the folder holds no finished run.
+        RunFolderError: the folder holds no finished run, or a damaged section.
         OutputError: the page cannot be written.
     """
-    run = RunFolder(folder)
-    record = Record.load(run.record_path)
     path = folder / "report.html"
-    write_bytes(path, render_page(record, run.history()).encode())
+    write_bytes(path, render_page(folder, embed_images=embed_images).encode())
+    write_card(folder)
     return path
 
 
-def render_page(record: Record, history: list[dict[str, float]]) -> str:
-    """The page as HTML. All that comes from data or user is escaped."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("stakes.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("run.html.j2").render(
+def render_page(folder: Path, *, embed_images: bool = False) -> str:
+    """The page of a run folder as HTML. All that comes from data or user is escaped."""
+    record = Record.load(folder / "record.json")
+    found = sections(folder)
+    groups = [
+        (title, [section_view(folder, record, member, embed_images=embed_images) for member in members])
+        for title, members in arranged(found)
+    ]
+    return render(
+        "run.html.j2",
         record=record,
-        rows=[_row(name, record.before, record.after) for name in _ACCURACIES],
-        settings=sorted(_flat(record.settings).items()),
-        run=sorted(_flat(record.run).items()),
-        request=sorted((key, value) for key, value in record.request.items() if value),
-        hashes=[(k.replace("_", " "), v) for k, v in record.hashes.model_dump().items() if v],
-        curve=history_svg(history),
+        made=moment(record.created),
+        price=price(record.before, record.after),
+        audit=audit_of(found),
+        asked=_asked(record),
+        done=_done(record),
+        accuracies=[accuracy_row(name, record.before, record.after) for name in ACCURACIES],
+        groups=groups,
+        left_out=0 if embed_images else sum(figure.personal for one in found for figure in one.figures),
+        with_images=f"stakes show --embed-images --open {shlex.quote(str(folder))}",
+        costs=_costs(record),
+        again=reproduction(record, folder),
+        hashes=[(key.replace("_", " "), value) for key, value in record.hashes.model_dump().items() if value],
+        settings=listing(record.settings),
+        run=listing(record.run),
+        request=[(key, str(value)) for key, value in sorted(record.request.items()) if value],
+        **_curves(record, RunFolder(folder).history()),
     )
 
 
-def _row(name: str, before: Figures, after: Figures) -> dict[str, str]:
-    first, last = (getattr(figures, f"{name}_accuracy") for figures in (before, after))
-    images = getattr(after, f"{name}_images")
-    known = first is not None and last is not None
+def section_view(folder: Path, record: Record, section: Section, *, embed_images: bool) -> SectionView:
+    """A section as it stands on a page."""
+    where = folder_of(folder)
+    return SectionView(
+        section,
+        tuple(picture(where, figure, embed_images=embed_images) for figure in section.figures),
+        [(key, shown(value)) for key, value in section.settings.items()],
+        record.analyses.get(section.name) != section.numbers,
+    )
+
+
+def moment(created: str) -> str:
+    """A time stamp as people write it.
+
+    Example:
+        >>> moment("2026-11-24T10:53:45+00:00")
+        '24 November 2026, 10:53 UTC'
+    """
+    try:
+        when = datetime.datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y, %H:%M} {when.tzname() or ''}".rstrip()
+
+
+def listing(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Settings under dotted keys, with their exact values."""
+    return [(key, str(value)) for key, value in sorted(flat(settings).items())]
+
+
+def _asked(record: Record) -> list[tuple[str, str]]:
+    request = record.request
+    rows = [
+        ("forget", f"{record.after.forget_images:,} images ({request.get('forget') or 'given in Python'})"),
+        ("of the data", request.get("data") or "given in Python"),
+        ("in the model", request.get("model") or "given in Python"),
+        ("note", request.get("note") or ""),
+    ]
+    return [(key, str(value)) for key, value in rows if value]
+
+
+def _done(record: Record) -> list[tuple[str, str]]:
+    seconds = sum(phase.seconds for phase in record.phases)
+    rows = [
+        ("method", record.method + (f", preset {record.preset}" if record.preset else "")),
+        ("steps", f"{record.steps:,}"),
+        ("stopped", f"{record.stop_reason}: {_STOPS[record.stop_reason]}"),
+        ("time", f"{duration(seconds)} on {record.device}"),
+    ]
+    if record.already_misclassified:
+        rows.append(
+            ("to start with", f"{record.already_misclassified} of the images were misclassified already")
+        )
+    return rows
+
+
+def _costs(record: Record) -> Table:
+    rows = [(p.name, p.seconds, p.forward_images, p.backward_images) for p in record.phases]
+    return Table(
+        caption="Seconds and image passes of each phase",
+        columns=("phase", "seconds", "images forward", "images backward"),
+        rows=tuple(rows),
+    )
+
+
+def _curves(record: Record, history: Sequence[Row]) -> dict[str, str]:
+    accuracy = accuracy_points(history, record.before.forget_accuracy)
+    losses = loss_curves(history)
+    ends = f", from {accuracy[0][1]:.1f} to {accuracy[-1][1]:.1f} percent" if accuracy else ""
     return {
-        "name": f"{name} accuracy",
-        "images": f"{images:,}" if images else "none",
-        "before": f"{first:.2f} %" if first is not None else "unknown",
-        "after": f"{last:.2f} %" if last is not None else "unknown",
-        "change": f"{last - first:+.2f}" if known else "",
+        "accuracy_curve": accuracy_svg([Curve("forget accuracy", accuracy)], "accuracy-"),
+        "accuracy_alt": f"Forget accuracy over {record.steps} steps{ends}.",
+        "loss_curve": loss_svg(losses, "loss-"),
+        "loss_alt": f"Loss over {record.steps} steps: {', '.join(curve.label for curve in losses)}.",
     }
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(inner, f"{name}.") if isinstance(inner, dict) else {name: inner}
-    return flat

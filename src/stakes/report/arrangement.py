@@ -1,0 +1,33 @@
+"""In which order and under which headings the sections of a run stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stakes.report.section import Section
+
+AUDIT = "Audit: how far the forgetting goes"
+USE = "What the model is still good for"
+INSIDE = "What changed inside"
+OTHER = "Further analyses"
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    AUDIT: ("changes", "membership", "relearning", "linear-probe", "distance", "streisand"),
+    USE: ("retrieval", "class-level"),
+    INSIDE: ("collapse", "consistency", "anchors", "radar", "gradcam"),
+}
+
+
+def arranged(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
+    """Headings with their sections: proof first, then use, then the inside, then whatever else there is."""
+    found = {section.name: section for section in sections}
+    groups = [
+        (title, [found.pop(name) for name in names if name in found]) for title, names in _GROUPS.items()
+    ]
+    groups.append((OTHER, sorted(found.values(), key=lambda section: section.name)))
+    return [(title, members) for title, members in groups if members]
+
+
+def audit_of(sections: Sequence[Section]) -> list[Section]:
+    """The sections that say how far the forgetting goes."""
+    return dict(arranged(sections)).get(AUDIT, [])

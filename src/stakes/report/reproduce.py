@@ -1,0 +1,110 @@
+"""The command that makes a run again, from its record."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stakes.config import RunSettings, parse_assignments
+from stakes.errors import ConfigError
+from stakes.records import Record
+from stakes.report.formatting import flat, shown
+
+_PICKLES = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A command for a shell, or None where the record cannot say it; and what to know about it."""
+
+    command: str | None
+    notes: tuple[str, ...]
+
+
+def reproduction(record: Record, folder: Path) -> Reproduction:
+    """The ``stakes unlearn`` command of a record, quoted for a POSIX shell.
+
+    Settings that differ from the preset's are written as ``--set``; read back they give the record's settings
+    exactly, or no command is given.
+    """
+    request = record.request
+    if not request.get("model") or not request.get("forget"):
+        return Reproduction(None, ("It was made in Python, without a request that a command could repeat.",))
+    try:
+        preset, sets = _method_words(record)
+    except ConfigError as error:
+        return Reproduction(None, (f"The method cannot be named on this command line: {error}",))
+    anchors, notes = _anchors(record, folder)
+    pairs = [
+        ("--model", request["model"]),
+        ("--data", request.get("data")),
+        ("--forget", request["forget"]),
+        ("--method", record.method),
+        ("--preset", preset),
+        *(("--set", text) for text in sets),
+        ("--anchors", anchors),
+        ("--retain-sample", record.run.get("retain_sample")),
+        ("--seed", record.seed),
+        ("--precision", record.run.get("precision")),
+        ("--device", record.run.get("device")),
+        ("--out", f"{folder}-again"),
+    ]
+    lines = [
+        "stakes unlearn",
+        *(f"{name} {shlex.quote(str(value))}" for name, value in pairs if value is not None),
+    ]
+    if str(request["model"]).endswith(_PICKLES):
+        lines.append("--allow-pickle")
+    return Reproduction(" \\\n  ".join(lines), (*notes, *_run_notes(record)))
+
+
+def _method_words(record: Record) -> tuple[str | None, list[str]]:
+    """The preset to name and the assignments on top of it, proved by reading them back."""
+    from stakes.methods import find_method
+
+    method = find_method(record.method)
+    preset = (record.preset or "").removesuffix(" with changes")
+    base = preset if preset in method.presets else method.default_preset
+    start = flat(method.configure(base).settings.model_dump(mode="json"))
+    sets = [
+        f"{key}={_scalar(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
+    ]
+    again = method.configure(base, parse_assignments(sets)).settings.model_dump(mode="json")
+    if again != record.settings:
+        raise ConfigError("settings of the record", expected="settings of this version of the method")
+    return base, sets
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML that reads back as the same; JSON is YAML."""
+    plain = str(value)
+    if isinstance(value, str):
+        return plain if yaml.safe_load(plain) == value else json.dumps(value)
+    return plain if isinstance(value, float) else json.dumps(value)
+
+
+def _anchors(record: Record, folder: Path) -> tuple[str | None, list[str]]:
+    if record.hashes.anchors is None:
+        return None, []
+    kept = folder / "anchors.safetensors"
+    if kept.is_file():
+        return str(kept), []
+    short = record.hashes.anchors[:12]
+    return "ANCHORS.safetensors", [
+        f"ANCHORS.safetensors stands for the anchors with hash {short}…, not kept in this run."
+    ]
+
+
+def _run_notes(record: Record) -> list[str]:
+    """Settings of the run that change the result and have no option on the command line."""
+    default: Mapping[str, Any] = RunSettings().model_dump(mode="json")
+    name = "measure_every"
+    if record.run.get(name, default[name]) == default[name]:
+        return []
+    return [f"The run was made in Python with {name} = {shown(record.run[name])}."]
