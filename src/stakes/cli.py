@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_bench, cli_push, cli_report, cli_request
+from stakes import cli_analyse, cli_bench, cli_push, cli_report, cli_request
 from stakes.cli_options import (
     AttributesOption,
     DataOption,
@@ -59,6 +59,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 2 bad input, 3 not forgotten, 4 cannot write, 5 no network, 6 not finite, "
     "7 some cells of a bench failed, 8 a ledger does not verify, 130 interrupted (the same command resumes).",
 )
+app.add_typer(cli_analyse.commands)
 app.add_typer(cli_bench.commands)
 app.add_typer(cli_push.commands)
 app.add_typer(cli_report.commands)

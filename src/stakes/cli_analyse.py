@@ -51,11 +51,12 @@ def analyse(
     precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
-    """Tasks and analyses of the paper on a finished run: sections and figures in RUN/analyses (always in fp32)."""
+    """Tasks and analyses of the paper on a finished run: sections and figures, and its page anew (always in fp32)."""
     from stakes.analyses import AnalysisSettings
     from stakes.analyses import analyse as call
     from stakes.config import parse_assignments
     from stakes.console import live_progress
+    from stakes.report.page import write_page
 
     del precision
     settings = AnalysisSettings().with_overrides({"seed": seed} | parse_assignments(assignments or []))
@@ -72,6 +73,7 @@ def analyse(
             allow_pickle=allow_pickle,
             progress=progress,
         )
+    page = write_page(run)
     if as_json:
         print_json(
             {
@@ -81,12 +83,12 @@ def analyse(
             }
         )
     else:
-        _print(found, run)
+        _print(found)
+        typer.echo(f"sections and figures: {run / 'analyses'}\nreport: {page}")
 
 
-def _print(found: Analysed, run: Path) -> None:
+def _print(found: Analysed) -> None:
     for section in found.sections:
         typer.echo(f"{section.title}: {section.sentence}")
     for one in found.skipped:
         typer.echo(f"skipped {one.name}: {one.reason}")
-    typer.echo(f"sections and figures: {run / 'analyses'}")

@@ -193,15 +193,14 @@ def _figure(context: Context, looked: _Looked) -> Figure:
     for column, at in enumerate(rows):
         pixels = looked.images.batch([at])[0]
         name = looked.images.class_names[int(looked.images.labels[at])]
-        mark = "✗" if forgotten else "✓"
-        show_image(axes[0, column], pixels, title=f"{mark} {short(name)}", edge=edge)
+        show_image(axes[0, column], pixels, title=short(name), edge=edge)
         for axis, side in zip(axes[1:, column], SIDES, strict=True):
             heat = looked.maps[side][at]
             show_image(axis, pixels.mean(dim=0, keepdim=True))
             axis.imshow(
                 (heat / heat.max().clamp_min(1e-12)).numpy(), cmap="viridis", alpha=0.6, vmin=0, vmax=1
             )
-    for axis, text in zip(axes[:, 0], ("image", "before", "after"), strict=True):
+    for axis, text in zip(axes[:, 0], (f"{TITLES[looked.name]} image", "before", "after"), strict=True):
         axis.set_ylabel(text, fontsize=9)
     return Figure(
         file=save_figure(figure, context.folder / f"gradcam-{TITLES[looked.name]}.png"),

@@ -208,11 +208,13 @@ def _table(cases: list[_Case], shown: dict[str, dict[str, float | None]]) -> Tab
 
 
 def _bars(context: Context, cases: list[_Case]) -> Figure:
-    figure = new_figure(7, 2.8)
+    figure = new_figure(7, 3.0)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
         for offset, side in ((-0.2, "before"), (0.2, "after")):
-            heights = [value or 0.0 for value in case.found[side].percent().values()]  # type: ignore[index]
+            heights = [
+                float("nan") if value is None else value for value in case.found[side].percent().values()
+            ]
             bars = axis.bar(
                 [at + offset for at in range(4)],
                 heights,
@@ -228,7 +230,8 @@ def _bars(context: Context, cases: list[_Case]) -> Figure:
         axis.set_xticks(range(4), ["R@1", "R@5", "R@10", "mAP"])
         axis.set_ylim(0, 108)
     axes[0].set_ylabel("percent")
-    axes[1].legend(fontsize=8, frameon=False)
+    handles, titles = axes[0].get_legend_handles_labels()
+    figure.legend(handles, titles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     file = save_figure(figure, context.folder / "retrieval-scores.svg")
     return Figure(
         file=file,
