@@ -158,7 +158,7 @@ class EventStore:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error:
+        except BaseException:
             db.close()
             raise
         return db
@@ -169,10 +169,10 @@ class EventStore:
             yield
         except StakesError:
             raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from texts of a damaged page
             raise self._explained(error) from error
 
-    def _explained(self, error: sqlite3.Error) -> StakesError:
+    def _explained(self, error: Exception) -> StakesError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
         if code == sqlite3.SQLITE_FULL:
             return OutputError(
