@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_analyse, cli_bench, cli_push, cli_report, cli_request
+from stakes import cli_analyse, cli_audit, cli_bench, cli_push, cli_report, cli_request
 from stakes.cli_options import (
     AttributesOption,
     DataOption,
@@ -60,6 +60,7 @@ app = typer.Typer(
     "7 some cells of a bench failed, 8 a ledger does not verify, 130 interrupted (the same command resumes).",
 )
 app.add_typer(cli_analyse.commands)
+app.add_typer(cli_audit.commands)
 app.add_typer(cli_bench.commands)
 app.add_typer(cli_push.commands)
 app.add_typer(cli_report.commands)
