@@ -14,7 +14,7 @@ from stakes.audit.references import Reference
 from stakes.audit.settings import AuditSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.meter import Meter
+from stakes.meter import Meter, PhaseCost
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.report.section import Section
@@ -73,5 +73,5 @@ class Evidence:
 
     def cost(self, phase: str) -> dict[str, int]:
         """Image passes of a phase, for the settings of its section."""
-        spent = self.meter.phases[phase]
+        spent = self.meter.phases.get(phase, PhaseCost())
         return {"images forward": spent.forward, "images backward": spent.backward}

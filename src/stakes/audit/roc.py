@@ -111,7 +111,7 @@ class Separation:
             return "look like training images"
         if self.high < 0.5:
             return "stand out: less like training images than unseen ones are"
-        return "not told apart from unseen images on average"
+        return "are not told apart from unseen images on average"
 
 
 def separation(positive: Scores, negative: Scores, *, resamples: int, seed: int) -> Separation:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stakes.audit.confidence import cross_validated_scores, signals
 from stakes.audit.drawing import INK, save_svg
@@ -24,6 +25,8 @@ TITLES = {
     "loss": "loss of the label",
     "outputs": "confidence and entropy (learned)",
 }
+
+OPENINGS = {"rmia": "To RMIA", "loss": "Judged by the loss of their label,"}
 
 
 @dataclass(frozen=True)
@@ -63,26 +66,39 @@ def membership(evidence: Evidence) -> Finding:
 
 
 def _groups(evidence: Evidence) -> _Groups | Skipped:
-    """Unseen images of the classes that are to be forgotten, so that a class is not what gives them away."""
+    """Unseen images with the classes of the forget set in like shares: no class is to give the images away."""
     settings, split = evidence.settings.membership, evidence.split
     if split.test is None:
         return Skipped("no test images: there is nothing unseen to tell the forget images from")
     if len(split.forget) < 2:
         return Skipped("one forget image: rates need at least two")
     forget = evidence.sample(split.forget, settings.images, "membership")
-    same = torch.isin(split.test.labels, forget.labels.unique()).nonzero().flatten()
-    if len(same) < 4:
-        return Skipped(f"{len(same)} test images of the forgotten classes: at least 4 are needed")
-    order = same[evidence.drawn(len(same), len(same), "membership order")]
-    mixed = torch.randperm(len(same), generator=torch.Generator().manual_seed(evidence.seed_of("unseen")))
-    order = order[mixed]
-    population = min(settings.population, len(order) // 2) if evidence.references else 0
-    unseen = order[population:][: settings.unseen]
+    wanted = settings.unseen + (settings.population if evidence.references else 0)
+    rows = _matched(forget.labels, split.test.labels, wanted, evidence.seed_of("unseen"))
+    if len(rows) < 4:
+        return Skipped(f"{len(rows)} test images of the forgotten classes: at least 4 are needed")
+    population = min(settings.population, len(rows) // 2) if evidence.references else 0
     return _Groups(
         forget,
-        split.test.subset(unseen.sort().values),
-        split.test.subset(order[:population].sort().values),
+        split.test.subset(rows[population:].sort().values),
+        split.test.subset(rows[:population].sort().values),
     )
+
+
+def _matched(forget: Tensor, test: Tensor, most: int, seed: int) -> Tensor:
+    """Rows of at most that many test images with the class shares of the forget set, in random order."""
+    classes, counts = forget.unique(return_counts=True)
+    shares = counts.double() / len(forget)
+    at_hand = torch.stack([(test == label).sum() for label in classes])
+    total = min(float(most), float((at_hand / shares).min()))
+    draws = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label, share in zip(classes, shares, strict=True):
+        rows = (test == label).nonzero().flatten()
+        # A millionth, since 0.7 / 0.1 · 0.1 may fall short of 7 in floating point.
+        chosen.append(rows[torch.randperm(len(rows), generator=draws)][: int(total * float(share) + 1e-6)])
+    rows = torch.cat(chosen)
+    return rows[torch.randperm(len(rows), generator=draws)]
 
 
 @dataclass(frozen=True)
@@ -186,14 +202,14 @@ def _sentence(main: str, tested: dict[str, _Tested]) -> str:
     rate = after.rates["both", 0.01]
     found = "" if rate is None else f"; {rate:.1f} % of them are found at 1 % false positives"
     return (
-        f"To {TITLES[main]} the forgotten images {after.reading}: AUC {after.auc:.3f} "
+        f"{OPENINGS[main]} the forgotten images {after.reading}: AUC {after.auc:.3f} "
         f"(95 % interval {after.low:.3f} to {after.high:.3f}, 0.5 is chance; before {before.auc:.3f}){found}."
     )
 
 
 def _limit(evidence: Evidence, groups: _Groups, count: int, main: str) -> str:
     parts = [
-        f"{count} forget and {len(groups.unseen)} unseen images of the same classes.",
+        f"{count} forget and {len(groups.unseen)} unseen images, of the same classes in like shares.",
         "An AUC far below 0.5 is a leak as much as one far above: it says which images were forgotten.",
     ]
     if len(groups.unseen) < 1000:
@@ -244,7 +260,7 @@ def _table(tested: dict[str, _Tested], unseen: int) -> Table:
                     model,
                     round(found.auc, 4),
                     f"{found.low:.3f} to {found.high:.3f}",
-                    found.reading,
+                    _reading(attack, found),
                     *(None if value is None else round(value, 2) for value in rates),
                 )
             )
@@ -266,6 +282,13 @@ def _table(tested: dict[str, _Tested], unseen: int) -> Table:
         ),
         rows=tuple(rows),
     )
+
+
+def _reading(attack: str, found: Separation) -> str:
+    if attack != "outputs":
+        return found.reading
+    # The learned attack finds the side by itself, so its score has no sign.
+    return "are told apart" if found.low > 0.5 else "are not told apart"
 
 
 def _draw(axis: Any, tested: dict[str, _Tested], main: str) -> None:
