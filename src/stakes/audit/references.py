@@ -101,10 +101,6 @@ def train_references(
     folders = []
     for number, rows in enumerate(halves(len(source.train), models, seed)):
         folder = out / f"reference-{number:02d}"
-
-        def told(phase: str, done: int, total: int, number: int = number, **figures: float) -> None:
-            progress(f"reference {number}", done, total, **figures)
-
         train_checkpoint(
             replace(source, train=source.train.subset(rows)),
             folder,
@@ -114,7 +110,7 @@ def train_references(
             preset=preset,
             seed=derive_seed("reference", seed, number) % 2**31,
             device=device,
-            progress=told,
+            progress=_named(progress, f"reference {number}"),
         )
         write_json(
             folder / SEEN,
@@ -130,6 +126,13 @@ def train_references(
         )
         folders.append(folder)
     return folders
+
+
+def _named(progress: Progress, title: str) -> Progress:
+    def told(phase: str, done: int, total: int, **figures: float) -> None:
+        progress(title, done, total, **figures)
+
+    return told
 
 
 def load_reference(

@@ -6,11 +6,11 @@ from typing import Any
 
 from stakes.audit.changes import CHANGES, described, forget_accuracy_under_changes
 from stakes.audit.drawing import bar_groups, save_svg
-from stakes.audit.evidence import Evidence, Section
+from stakes.audit.evidence import Evidence
 from stakes.data.images import ImageSet
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
-from stakes.report.section import Figure, Table
+from stakes.report.section import Figure, Section, Table
 
 
 def changes(evidence: Evidence) -> Section:

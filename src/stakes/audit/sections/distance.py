@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from stakes.audit.drawing import bar_groups, save_svg
-from stakes.audit.evidence import Evidence, Finding, Section, Skipped
+from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.klom import agreement, klom, left_out, parameter_distance
 from stakes.audit.outputs import margins
 from stakes.data.images import ImageSet
-from stakes.report.section import Cell, Figure, Table
+from stakes.report.section import Cell, Figure, Section, Table
 
 Numbers = dict[str, float | int | None]
 

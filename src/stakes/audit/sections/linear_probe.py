@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stakes.audit.drawing import INK, save_svg
-from stakes.audit.evidence import Evidence, Finding, Section, Skipped
+from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.probing import layer_features, readable
 from stakes.data.images import ImageSet
 from stakes.models.classifier import Classifier
-from stakes.report.section import Figure, Table
+from stakes.report.section import Figure, Section, Table
 
 Layers = dict[str, dict[str, float]]
 

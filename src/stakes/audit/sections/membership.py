@@ -12,13 +12,13 @@ from torch import Tensor
 
 from stakes.audit.confidence import cross_validated_scores, signals
 from stakes.audit.drawing import INK, save_svg
-from stakes.audit.evidence import Evidence, Finding, Section, Skipped
+from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.outputs import Array, log_probability, margins
 from stakes.audit.rmia import log_ratio, rmia_scores
 from stakes.audit.roc import Separation, curve, separation
 from stakes.data.images import ImageSet
 from stakes.models.classifier import Classifier
-from stakes.report.section import Cell, Figure, Table
+from stakes.report.section import Cell, Figure, Section, Table
 
 TITLES = {
     "rmia": "RMIA",

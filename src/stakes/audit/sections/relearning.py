@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stakes.audit.drawing import INK, save_svg
-from stakes.audit.evidence import Evidence, Section
+from stakes.audit.evidence import Evidence
 from stakes.audit.outputs import log_probability
 from stakes.audit.relearning import Relearned, relearn
 from stakes.data.images import ImageSet
 from stakes.models.classifier import Classifier
-from stakes.report.section import Cell, Figure, Table
+from stakes.report.section import Cell, Figure, Section, Table
 from stakes.runtime import generator
 
 GOALS = (50, 90, 100)
