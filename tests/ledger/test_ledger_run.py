@@ -31,7 +31,6 @@ from stakes.data.sources import Source
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError
 from stakes.ledger import Ledger, LedgerError, add_request, verify_ledger
 from stakes.ledger.states import ModelStates
-from stakes.opened import open_run
 from stakes.records import Record
 
 ASKED = {row for rows in ROWS for row in rows}
@@ -75,7 +74,9 @@ def test_a_run_is_an_ordinary_run_folder(ledger: Ledger) -> None:
         assert record.hashes.model_after == finished.body.model
         # Images of any known request are not retained images, and no method may train on them.
         assert record.before.retain_images == 36 - len(ASKED)
-        assert (ledger.run(number) / "forget.txt").read_text().split() == [str(row) for row in ROWS[number - 1]]
+        assert (ledger.run(number) / "forget.txt").read_text().split() == [
+            str(row) for row in ROWS[number - 1]
+        ]
         model = ledger.states.folder(finished.body.model) / "model.safetensors"
         assert os.path.samefile(model, ledger.run(number) / "model.safetensors")
     assert not ledger.cache.exists(), "probes look like the images they were made from"
@@ -183,7 +184,9 @@ def test_kept_images_need_no_data(tmp_path: Path) -> None:
     asked_and_done(ledger)
     assert len(list(ledger.images.iterdir())) == len(ASKED)
     if os.name == "posix":
-        modes = {path.stat().st_mode & 0o077 for path in (ledger.path, ledger.images, *ledger.images.iterdir())}
+        modes = {
+            path.stat().st_mode & 0o077 for path in (ledger.path, ledger.images, *ledger.images.iterdir())
+        }
         assert modes == {0}
     assert verify_ledger(ledger).ok
     assert verify_ledger(ledger, model=ledger.states.load(*original(ledger))).recognised.keys() == {1, 2, 3}
@@ -237,7 +240,7 @@ def test_a_request_that_arrives_during_a_run_waits(ledger: Ledger) -> None:
     assert carry_out(ledger).done
 
 
-class Stop(Exception):  # noqa: N818
+class Stop(Exception):
     """Pulls the plug."""
 
 
@@ -299,7 +302,9 @@ def test_other_options_do_not_resume(ledger: Ledger) -> None:
     ask(ledger, ROWS[0])
     interrupted(ledger)
     assert ledger.view().requests[1].status == "at work"
-    with pytest.raises(LedgerError, match=r"at work with other options.*'solve' there, 'amnesiac' now.*--abandon"):
+    with pytest.raises(
+        LedgerError, match=r"at work with other options.*'solve' there, 'amnesiac' now.*--abandon"
+    ):
         carry_out(ledger, solve(Amnesiac))
     with pytest.raises(LedgerError, match="seed"):
         carry_out(ledger, seed=1)
@@ -375,14 +380,3 @@ def test_wrong_calls(ledger: Ledger, tmp_path: Path) -> None:
         add_request(ledger, "random:3")
     assert isinstance(ledger.states, ModelStates)
     assert solve(Solve).settings.max_steps == 1
-
-
-def test_a_run_can_be_opened_for_analyses(tmp_path: Path) -> None:
-    ledger = new_ledger(tmp_path / "ledger")
-    ask(ledger, ROWS[0])
-    carry_out(ledger)
-    label = Record.load(ledger.run(1) / "record.json").request
-    assert label["forget"] == f"indices:{ledger.run(1) / 'forget.txt'}"
-    assert label["data"] == "tiny"
-    with pytest.raises(DataError):  # that source lives in this test alone
-        open_run(ledger.run(1), factory=ledger.factory, data=str(tmp_path))

@@ -46,7 +46,7 @@ def test_events_cannot_be_changed_by_accident(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE events SET body = replace(body, '\"note\":\"\"', '\"note\":\"x\"') WHERE seq = 3", "event 3"),
+        ('UPDATE events SET body = replace(body, \'"note":""\', \'"note":"x"\') WHERE seq = 3', "event 3"),
         ("UPDATE events SET at = '2020-01-01T00:00:00+00:00' WHERE seq = 2", "event 2"),
         ("UPDATE events SET kind = 'done' WHERE seq = 4", "event 4"),
         ("DELETE FROM events WHERE seq = 2", "event 3 does not follow event 1"),
@@ -81,7 +81,7 @@ def test_a_damaged_page_is_refused_or_does_no_harm(ledger: Ledger) -> None:
     path = ledger.path / "ledger.sqlite"
     whole, events = path.read_bytes(), ledger.store.events()
     assert not path.with_name("ledger.sqlite-wal").exists()
-    draws, refused = random.Random(0), 0  # noqa: S311
+    draws, refused = random.Random(0), 0
     for _ in range(60):
         at = draws.randrange(len(whole) - 16)
         path.write_bytes(whole[:at] + draws.randbytes(16) + whole[at + 16 :])
