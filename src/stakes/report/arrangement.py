@@ -11,8 +11,9 @@ USE = "What the model is still good for"
 INSIDE = "What changed inside"
 OTHER = "Further analyses"
 
+_OVERVIEW = "audit"
 _GROUPS: dict[str, tuple[str, ...]] = {
-    AUDIT: ("changes", "membership", "relearning", "linear-probe", "distance", "streisand"),
+    AUDIT: ("changes", "membership", "relearning", "linear-probe", "distance", "streisand", _OVERVIEW),
     USE: ("retrieval", "class-level"),
     INSIDE: ("collapse", "consistency", "anchors", "radar", "gradcam"),
 }
@@ -29,5 +30,5 @@ def arranged(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
 
 
 def audit_of(sections: Sequence[Section]) -> list[Section]:
-    """The sections that say how far the forgetting goes."""
-    return dict(arranged(sections)).get(AUDIT, [])
+    """The findings that say how far the forgetting goes, without the overview that repeats them."""
+    return [section for section in dict(arranged(sections)).get(AUDIT, []) if section.name != _OVERVIEW]

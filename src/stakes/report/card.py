@@ -155,9 +155,10 @@ def _facts(record: Record, config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _publishable(found: list[Section], record: Record) -> tuple[list[Section], int]:
     """The findings whose words repeat nothing of the request, and how many others there are."""
-    forget = str(record.request.get("forget") or "")
-    kind, _, named = forget.partition(":")
-    words = [str(record.request.get(key) or "") for key in ("model", "data", "note")]
+    request = {key: str(record.request.get(key) or "").strip() for key in ("forget", "model", "data", "note")}
+    kind, _, named = request["forget"].partition(":")
+    # A bare word such as `digits` may be part of any sentence; a path is not.
+    words = [request[key] for key in ("model", "data", "note") if re.search(r"[/\\\s]", request[key])]
     words += [named.strip()] if kind != "random" else []
     secret = [re.compile(rf"(?<![\w.]){re.escape(word)}(?![\w])", re.IGNORECASE) for word in words if word]
     kept = [

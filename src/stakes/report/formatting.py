@@ -12,6 +12,7 @@ from stakes.report.section import Cell, Table
 
 UNKNOWN = "unknown"
 _DIGITS = 4
+_TINY, _HUGE = 1e-4, 1e9
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def shown(value: Any, places: int | None = None) -> str:
 
     Example:
         >>> shown(0.531249), shown(12345), shown(2.5e-7), shown(3.0, 2), shown(None)
-        ('0.5312', '12,345', '2.500e-07', '3.00', 'unknown')
+        ('0.5312', '12,345', '2.50e-07', '3.00', 'unknown')
     """
     if value is None:
         return UNKNOWN
@@ -103,9 +104,11 @@ def shown(value: Any, places: int | None = None) -> str:
         return str(value)
     if isinstance(value, int) and not places:
         return _minus(f"{value:,}")
-    if _tiny_or_huge(value):
-        return _minus(f"{value:.3e}")
-    return _minus(f"{value:,.{_places(value) if places is None else places}f}")
+    places = _places(value) if places is None else places
+    # Never a nought for what is not nought.
+    if value and (round(value, places) == 0 or abs(value) >= _HUGE):
+        return _minus(f"{value:.2e}")
+    return _minus(f"{value:,.{places}f}")
 
 
 def table_view(table: Table, *, by_rows: bool = False) -> TableView:
@@ -148,22 +151,22 @@ def _all_numbers(column: Iterable[Cell]) -> bool:
     return bool(known) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
 
 
-def _common_places(column: Iterable[Cell]) -> int:
-    values = [value for value in column if isinstance(value, float) and math.isfinite(value)]
-    return max((_places(value) for value in values if not _tiny_or_huge(value)), default=0)
+def _common_places(values: Iterable[Cell]) -> int:
+    """Decimals for all of them: as many as the finest needs, but no more than the greatest deserves."""
+    found = [abs(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v) and abs(v) < _HUGE]
+    needed = max((_places(value) for value in found if value >= _TINY), default=0)
+    return min(needed, max(_DIGITS - _whole(max(found, default=0)), 2))
 
 
 def _places(value: float) -> int:
     """Decimals that four significant digits need, at most four."""
-    if value == 0:
-        return 0
-    whole = max(math.floor(math.log10(abs(value))) + 1, 0)
-    text = f"{value:.{max(_DIGITS - whole, 0)}f}"
+    text = f"{value:.{max(_DIGITS - _whole(value), 0)}f}"
     return len(text.rstrip("0").partition(".")[2])
 
 
-def _tiny_or_huge(value: float) -> bool:
-    return value != 0 and not 1e-4 <= abs(value) < 1e9
+def _whole(value: float) -> int:
+    """Digits before the point."""
+    return max(math.floor(math.log10(abs(value))) + 1, 0) if value else 0
 
 
 def _minus(text: str) -> str:

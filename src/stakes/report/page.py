@@ -61,6 +61,7 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
     """The page of a run folder as HTML. All that comes from data or user is escaped."""
     record = Record.load(folder / "record.json")
     found = sections(folder)
+    personal = sum(figure.personal for one in found for figure in one.figures)
     groups = [
         (title, [section_view(folder, record, member, embed_images=embed_images) for member in members])
         for title, members in arranged(found)
@@ -75,8 +76,10 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
         done=_done(record),
         accuracies=[accuracy_row(name, record.before, record.after) for name in ACCURACIES],
         groups=groups,
-        left_out=0 if embed_images else sum(figure.personal for one in found for figure in one.figures),
+        personal=embed_images and personal > 0,
+        left_out=0 if embed_images else personal,
         with_images=f"stakes show --embed-images --open {shlex.quote(str(folder))}",
+        without_images=f"stakes show --open {shlex.quote(str(folder))}",
         costs=_costs(record),
         again=reproduction(record, folder),
         hashes=[(key.replace("_", " "), value) for key, value in record.hashes.model_dump().items() if value],

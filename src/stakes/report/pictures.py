@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from stakes.report.section import Figure
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_WIDE = 1.9
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: a data URI, or None and why it is absent."""
+    """One figure: a data URI, or None and why it is absent; ``wide`` ones deserve a row of their own."""
 
     alt: str
     caption: str
     source: str | None
     absent: str = ""
+    wide: bool = False
 
 
 def picture(folder: Path, figure: Figure, *, embed_images: bool = False) -> Picture:
@@ -46,7 +49,8 @@ def picture(folder: Path, figure: Figure, *, embed_images: bool = False) -> Pict
     kind = _kind(data)
     if kind is None:
         return absent(f"its file {figure.file} is neither SVG nor PNG")
-    return Picture(figure.alt, figure.caption, f"data:{kind};base64,{base64.b64encode(data).decode()}")
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return Picture(figure.alt, figure.caption, source, wide=_aspect(data) > _WIDE)
 
 
 def unique_ids(svg: str, prefix: str) -> str:
@@ -65,3 +69,13 @@ def _kind(data: bytes) -> str | None:
     if data.startswith(_PNG):
         return "image/png"
     return "image/svg+xml" if b"<svg" in data[:4096] else None
+
+
+def _aspect(data: bytes) -> float:
+    """Width by height, where the file says it; else 1."""
+    if data.startswith(_PNG):
+        width, height = (float(side) for side in struct.unpack(">II", data[16:24].ljust(8, b"\0")))
+    else:
+        box = re.search(rb'viewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', data[:4096])
+        width, height = (float(side) for side in box.groups()) if box else (1.0, 1.0)
+    return width / height if height else 1.0
