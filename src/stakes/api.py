@@ -27,10 +27,12 @@ from stakes.methods.base import Outcome, Row
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeSet, ProbeStore
+from stakes.processes import check_precision, current, spread
 from stakes.progress import Progress, silent
 from stakes.records import Figures, Hashes, Phase, Record
 from stakes.runs import RunFolder
 from stakes.runtime import resolve_device, versions
+from stakes.team_folder import run_folder
 
 Images = ImageSet | tuple[Tensor, Tensor]
 
@@ -145,7 +147,7 @@ def unlearn(
         split=_as_split(model, forget, test, retain, class_names),
         model=model,
         anchors=anchors,
-        folder=RunFolder(Path(out)) if out is not None else None,
+        folder=run_folder(Path(out)) if out is not None else None,
         cache=Path(cache) if cache is not None else default_cache(),
         request=dict(request or {}),
         progress=progress,
@@ -199,6 +201,7 @@ class _Work:
 
     def carry_out(self) -> Unlearned:
         self.device = resolve_device(self.run.device)
+        check_precision(self.run.precision)
         self.original = as_classifier(self.model, self.split.forget).clone().eval().to(self.device)
         self.original.requires_grad_(False)
         _refuse_mismatch(self.original, self.split.forget)
@@ -210,12 +213,11 @@ class _Work:
                 fix="Give the training data, or choose a method that works without, such as structguard.",
             )
         if "anchors" in self.method.needs:
-            anchors = self.anchors or build_anchors(self.original.class_names)
-            self.anchors = anchors.for_classes(self.original.class_names)
+            self.anchors = current().from_main(self._own_anchors)
         self.meter = Meter()
         if self.folder is None:
             return self._fresh()
-        identity = self._identity()
+        identity = current().from_main(self._identity)
         if (finished := self.folder.claim(identity)) is not None:
             return self._again(self.folder, finished)
         with self.folder.alone():
@@ -223,6 +225,10 @@ class _Work:
             if (finished := self.folder.claim(identity)) is not None:
                 return self._again(self.folder, finished)
             return self._resumable(self.folder)
+
+    def _own_anchors(self) -> Anchors:
+        anchors = self.anchors or build_anchors(self.original.class_names)
+        return anchors.for_classes(self.original.class_names)
 
     def _again(self, folder: RunFolder, finished: Record) -> Unlearned:
         """What a finished run gave."""
@@ -260,7 +266,7 @@ class _Work:
         outcome = self._unlearn(probes, history)
         deployed = self._saved(outcome.classifier)
         after = evaluator.figures(deployed, self.split, "evaluate after")
-        record = self._record(before, after, outcome, probes, deployed)
+        record = current().from_main(lambda: self._record(before, after, outcome, probes, deployed))
         if self.folder:
             history = self.folder.history()
             self.folder.finish(record)
@@ -311,7 +317,8 @@ class _Work:
             try:
                 return self._steps(probes, history, most)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                # Of many processes one alone cannot take a step again: the others are in the midst of it.
+                if not out_of_memory(error) or current().count > 1:
                     raise
                 most = fewer_images(self.method.settings, self.original, most, error)
             free()
@@ -344,7 +351,7 @@ class _Work:
             if self.folder:
                 self.folder.append_history(row)
 
-        with self.meter.phase("unlearn"), self.meter.watching(model.body):
+        with self.meter.phase("unlearn"), self.meter.watching(model.body), spread():
             return carry_out(
                 self.method,
                 job,
@@ -360,7 +367,8 @@ class _Work:
         classifier = classifier.clone().eval().requires_grad_(False)
         if self.folder is None:
             return classifier
-        save_checkpoint(classifier, self.folder.path)
+        folder = self.folder.path
+        current().only_main(lambda: save_checkpoint(classifier, folder))
         return self._read_back()
 
     def _read_back(self) -> Classifier:

@@ -37,6 +37,7 @@ from stakes.cli_options import (
     print_json,
     say,
 )
+from stakes.cli_processes import one_voice, speaks
 from stakes.errors import AnchorError, ConfigError, DataError, StakesError
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def unlearn(
     from stakes.config import parse_assignments
     from stakes.console import live_progress, print_record
     from stakes.methods import find_method
+    from stakes.processes import current
     from stakes.report.page import write_page
     from stakes.tracking import tracking
 
@@ -192,8 +194,8 @@ def unlearn(
         "settings": configured.settings.model_dump(mode="json"),
     }
     with (
-        tracking(track or [], folder=out, config=shown) as tracked,
-        live_progress() as progress,
+        tracking((track or []) if speaks() else [], folder=out, config=shown) as tracked,
+        live_progress(quiet=not speaks()) as progress,
     ):
         result = call(
             classifier,
@@ -211,7 +213,7 @@ def unlearn(
             retain_sample=retain_sample,
         )
         tracked.final(result.record)
-    page = write_page(out)
+    page = current().from_main(lambda: write_page(out))
     if as_json:
         print_json(result.record.model_dump(mode="json"))
     else:
@@ -242,7 +244,7 @@ def evaluate(
     from stakes.files import write_json
 
     classifier, split, _ = _open(model, data, forget, seed, allow_pickle=allow_pickle)
-    with live_progress() as progress:
+    with live_progress(quiet=not speaks()) as progress:
         figures = call(
             classifier,
             split,
@@ -259,7 +261,7 @@ def evaluate(
         "figures": figures.model_dump(mode="json"),
         "hashes": {"model": classifier.fingerprint(), "forget_set": split.forget.fingerprint()},
     }
-    if out is not None:
+    if out is not None and speaks():
         write_json(out, result)
     if as_json:
         print_json(result)
@@ -297,12 +299,14 @@ def main() -> None:
     code = 0
     with _kept_off_the_disk_cache():
         try:
-            outcome = app(standalone_mode=False)
+            with one_voice():
+                outcome = app(standalone_mode=False)
             code = outcome if isinstance(outcome, int) else 0
             if code == INTERRUPTED:  # typer turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt
         except StakesError as error:
-            code = _complain(str(error), error.exit_code)
+            told = getattr(error, "told_by_main", False)
+            code = error.exit_code if told else _complain(str(error), error.exit_code)
         except (KeyboardInterrupt, typer.Abort):
             code = _complain("Interrupted. The same command resumes.", INTERRUPTED)
         except typer.Exit as leave:

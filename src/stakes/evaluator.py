@@ -14,9 +14,12 @@ from stakes.files import digest, digest_tensors, private_folder, read_tensors, w
 from stakes.meter import Meter
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
+from stakes.processes import current, spread
 from stakes.progress import Progress, silent
 from stakes.records import Figures
 from stakes.runtime import generator
+
+_UNKNOWN = -1
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Evaluator:
         present = {name: images for name, images in sets.items() if images is not None and len(images)}
         total = sum(len(images) for images in present.values())
         measured, done = {}, 0
-        with self.meter.phase(phase):
+        with self.meter.phase(phase), spread():
             self.progress(phase, 0, total)
             for name, images in present.items():
                 predicted = self._predict(classifier, images, phase, done, total, cached=cached)
@@ -76,17 +79,18 @@ class Evaluator:
         if self.cache is None or not cached:
             self.meter.count(forward=len(images))
             return predict(classifier, images, batch=self.batch, device=self.device, on_batch=report)
-        known = _Predictions.open(self.cache, classifier)
-        names = images.hashes()
-        missing = [at for at, name in enumerate(names) if name not in known.classes]
-        if missing:
+        # The hashes of a large set take long, and one process can tell the others what is missing.
+        processes, cache = current(), self.cache
+        answers = processes.from_main(lambda: _Predictions.open(cache, classifier).of(images))
+        missing = (answers == _UNKNOWN).nonzero().flatten()
+        if len(missing):
             self.meter.count(forward=len(missing))
             part = images.subset(missing)
             found = predict(classifier, part, batch=self.batch, device=self.device, on_batch=report)
-            known.classes |= {names[at]: int(c) for at, c in zip(missing, found, strict=True)}
-            known.save()
+            answers[missing] = found
+            processes.only_main(lambda: _Predictions.open(cache, classifier).add(part, found))
         report(len(images))
-        return torch.tensor([known.classes[name] for name in names])
+        return answers
 
 
 @dataclass
@@ -109,6 +113,15 @@ class _Predictions:
             return cls(path, {})
         names = [bytes(row).hex() for row in tensors["hashes"].numpy()]
         return cls(path, dict(zip(names, tensors["classes"].tolist(), strict=True)))
+
+    def of(self, images: ImageSet) -> Tensor:
+        """The class of each image, `_UNKNOWN` where there is no answer yet."""
+        return torch.tensor([self.classes.get(name, _UNKNOWN) for name in images.hashes()])
+
+    def add(self, images: ImageSet, classes: Tensor) -> None:
+        """Keep more answers."""
+        self.classes |= dict(zip(images.hashes(), classes.tolist(), strict=True))
+        self.save()
 
     def save(self) -> None:
         names = sorted(self.classes)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from stakes.spread import whole_batch
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Meter:
     """Counts the images that pass through watched networks, in the phase that is open.
 
     A backward pass is counted when the gradient actually reaches the network's output, so a forward pass
-    under ``no_grad`` costs one and a training step costs one and one.
+    under ``no_grad`` costs one and a training step costs one and one. Where many processes share a pass, each counts
+    the whole batch, so the counts are those of one process.
 
     Args:
         clock: seconds from any start; one that runs backwards counts as one that stands still.
@@ -100,7 +102,7 @@ class Meter:
     def _on_forward(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if self._paused:
             return
-        images = len(inputs[0])
+        images = whole_batch(len(inputs[0]))
         self._open.forward += images
         # Networks of transformers wrap what they give.
         output = getattr(output, "logits", output)

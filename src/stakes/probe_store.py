@@ -20,6 +20,7 @@ from stakes.memory import Fitting
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
 from stakes.probes import draw_probe, targeted_pgd
+from stakes.processes import Processes, current
 from stakes.progress import Progress, silent
 from stakes.runtime import autocast
 
@@ -77,6 +78,23 @@ class _Work:
     path: Path
 
 
+class _Counting:
+    """Tells of this process's passes as they come, and at the end of those of the others."""
+
+    def __init__(self, tell: Callable[[int], None] | None) -> None:
+        self.tell, self.own = tell or (lambda images: None), 0
+
+    def __call__(self, images: int) -> None:
+        self.own += images
+        self.tell(images)
+
+    def others(self, processes: Processes) -> None:
+        """Wait for them."""
+        rest = processes.sum(self.own) - self.own
+        if rest:
+            self.tell(rest)
+
+
 @dataclass(frozen=True)
 class ProbeStore:
     """Makes probe sets and keeps them under ``root``.
@@ -84,6 +102,9 @@ class ProbeStore:
     A file is keyed by the model's weights and normalisation, the probe settings, and the image's content, so
     a larger forget set, another method or a resumed run make only what is missing. Files are checked
     against their digest when opened, and a damaged one is made again.
+
+    Many processes make whole passes each, of the images that one process would send together, so the files are the
+    same bytes whatever their number. ``root`` then lies where all of them can read and write.
 
     Example:
         >>> store = ProbeStore(Path("cache"))
@@ -123,7 +144,8 @@ class ProbeStore:
             raise DataError("probes", expected="a classifier with two classes or more", got="one")
         folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
         paths = [folder / f"{name}.safetensors" for name in forget.hashes()]
-        labels = {at: _valid_labels(path, settings) for at, path in enumerate(paths)}
+        processes = current()
+        labels = processes.from_main(lambda: [_valid_labels(path, settings) for path in paths])
         missing = [_Work(at, path) for at, path in enumerate(paths) if labels[at] is None]
         total = len(paths) * settings.per_image
         done = total - len(missing) * settings.per_image
@@ -132,11 +154,13 @@ class ProbeStore:
             attack = _Attack(
                 classifier, forget, settings, seed, device or torch.device("cpu"), precision, chunk
             )
-            for made in attack.run(missing, on_pass or (lambda n: None), stop):
-                done += made
+            passed = _Counting(on_pass)
+            for made in attack.run(missing, passed, stop, processes):
+                done = min(done + made * processes.count, total)
                 progress("probes", done, total)
-            labels = {at: _valid_labels(path, settings) for at, path in enumerate(paths)}
-        return ProbeSet(paths, forget.size, torch.stack([_present(labels[at]) for at in range(len(paths))]))
+            passed.others(processes)
+            labels = processes.from_main(lambda: [_valid_labels(path, settings) for path in paths])
+        return ProbeSet(paths, forget.size, torch.stack([_present(found) for found in labels]))
 
     @staticmethod
     def _key(classifier: Classifier, settings: ProbeSettings, seed: int, precision: Precision) -> str:
@@ -173,16 +197,20 @@ class _Attack:
         self.hashes = forget.hashes()
 
     def run(
-        self, missing: Sequence[_Work], on_pass: Callable[[int], None], stop: Callable[[], bool]
+        self,
+        missing: Sequence[_Work],
+        on_pass: Callable[[int], None],
+        stop: Callable[[], bool],
+        processes: Processes,
     ) -> Iterator[int]:
         """Make the missing files, yielding the number of probes finished after each pass.
 
         A pass takes whole images where they fit, so that work cut off and taken up again is batched, and thus
-        rounded, as if it had gone through.
+        rounded, as if it had gone through. Many processes take such groups in turn.
         """
         together = max(1, self.chunk // self.settings.per_image)
         fit = Fitting("probe_chunk")
-        for first in range(0, len(missing), together):
+        for first in range(0, len(missing), together)[processes.index :: processes.count]:
             group = missing[first : first + together]
             pairs = [(work, probe) for work in group for probe in range(self.settings.per_image)]
             made: list[tuple[Tensor, Tensor]] = []

@@ -11,6 +11,7 @@ import torch
 from stakes.config import Device, Precision
 from stakes.errors import ConfigError
 from stakes.files import digest
+from stakes.processes import launched, launched_on_cpu, start
 
 _RECORDED = (
     "stakes",
@@ -27,9 +28,15 @@ _RECORDED = (
 def resolve_device(device: Device) -> torch.device:
     """Turn ``auto`` into the best device at hand, and check a named one.
 
+    Where a launcher started many processes they are joined here, and each has its own device.
+
     Raises:
         ConfigError: the named device is not available.
     """
+    if launched() > 1:
+        return start(device).device
+    if device == "auto" and launched_on_cpu():
+        device = "cpu"
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),

@@ -62,6 +62,10 @@ class Anchors:
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "provenance", _checked_provenance(self.provenance))
 
+    def __reduce__(self) -> tuple[type[Anchors], tuple[torch.Tensor, tuple[str, ...], dict[str, str]]]:
+        # A mapping that cannot be changed cannot be pickled, and anchors travel between processes.
+        return Anchors, (self.matrix, self.class_names, dict(self.provenance))
+
     def __repr__(self) -> str:
         classes = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
         rows, width = self.matrix.shape

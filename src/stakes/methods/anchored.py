@@ -13,6 +13,7 @@ from stakes.anchors.bridge import Bridge
 from stakes.errors import NumericalError, RunFolderError
 from stakes.methods.job import Job
 from stakes.models.classifier import Classifier
+from stakes.processes import Processes, current
 from stakes.structure import (
     affinity,
     alignment_loss,
@@ -91,11 +92,13 @@ class AnchoredStructure:
             )
         return {name: value.cpu() for name, value in scale_importance(raw, settings.importance_scale).items()}
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, processes: Processes | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The probes of the importance with their rows of S_ori; of each batch only a process's share."""
         probes, settings = self.job.need_probes(), self.job.settings
         chosen = torch.randperm(len(probes), generator=self.job.generator("importance"))
         for part in chosen[: settings.importance_probes].split(settings.probe_batch):
             self.job.meter.count(forward=len(part), backward=len(part))
+            part = part if processes is None else part[processes.share(len(part))]
             yield probes.batch(part).to(self.job.device), self.affinities[part].to(self.job.device)
 
     def _sample_importance(self) -> dict[str, Tensor]:
@@ -108,7 +111,21 @@ class AnchoredStructure:
             projected = functional_call(view, named, (pixels.unsqueeze(0),))
             return alignment_loss(row.unsqueeze(0), self.of(projected), kind, "instance")
 
-        return sample_importance(loss, self._parameters, self._batches())  # type: ignore[arg-type]
+        team = current()
+        own = 0
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal own
+            for pixels, rows in self._batches(team):
+                own += len(pixels)
+                if len(pixels):
+                    yield pixels, rows
+
+        mean = sample_importance(loss, self._parameters, batches())  # type: ignore[arg-type]
+        if team.count == 1:
+            return mean
+        images = team.sum(own)
+        return {name: team.reduce(value * own) / images for name, value in mean.items()}
 
     def _batch_importance(self) -> dict[str, Tensor]:
         settings = self.job.settings

@@ -19,6 +19,7 @@ from stakes.interrupts import deferred
 from stakes.methods.job import Job
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
+from stakes.processes import current
 from stakes.progress import Progress, silent
 from stakes.runtime import derive_seed
 
@@ -179,21 +180,25 @@ def carry_out(
             done = (
                 method.stops_when_forgotten and method.may_stop(job) and check.forgotten(method.deploy(job))
             )
+            done = current().agree(done)
             row = {"step": float(job.step), **losses}
             if done or job.step % measure_every == 0:
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
             on_row(row)
             progress("unlearn", job.step, total, **{k: v for k, v in row.items() if k != "step"})
             if done:
-                if interrupted():  # nothing to save: the steps since the last safe point lead here again
+                # Nothing to save: the steps since the last safe point lead here again.
+                if current().agree(interrupted(), any_of=True):
                     raise KeyboardInterrupt
                 _refuse_nonfinite_weights(job)
                 return Outcome(method.deploy(job), job.step, "forgotten")
-            if interrupted() or time.monotonic() - saved > checkpoint_seconds:
+            # Clocks and signals differ between processes, and what they do next must not.
+            halt = current().agree(interrupted(), any_of=True)
+            if halt or current().agree(time.monotonic() - saved > checkpoint_seconds):
                 _refuse_nonfinite_weights(job)
                 job.store.save(job.state())
                 saved = time.monotonic()
-            if interrupted():
+            if halt:
                 raise KeyboardInterrupt
     _refuse_nonfinite_weights(job)
     return Outcome(method.deploy(job), job.step, "step limit" if method.stops_when_forgotten else "finished")

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from stakes.data.images import ImageSet
 from stakes.errors import NumericalError
 from stakes.memory import Fitting
+from stakes.processes import Processes, spread, spreading
+
+_NONE = -1
 
 
 @torch.no_grad()
@@ -22,6 +25,9 @@ def predict(
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """Predicted class of every image, in float32 and evaluation mode, in the order of the set.
+
+    Inside `stakes.processes.spread` the processes take whole batches each, so every image is seen once and in the batch
+    that one process would see it in: the answers are the same bytes.
 
     Args:
         classifier: maps pixels (n, C, H, W) in [0, 1] to logits (n, b). Its mode is restored afterwards.
@@ -38,24 +44,32 @@ def predict(
     device, fit = device or next(classifier.parameters()).device, Fitting("eval_batch")
     training = classifier.training
     classifier.eval()
-    predicted = []
+    processes = spreading() or Processes()
+    starts = range(0, len(images), batch)
+    own = starts[processes.share(len(starts))]
+    predicted = torch.full((len(own), batch), _NONE)
     try:
-        for start in range(0, len(images), batch):
-            pixels = images.batch(slice(start, min(start + batch, len(images))))
-            logits = torch.cat(fit(pixels, lambda part: classifier(part.to(device))))
-            # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
-            if bool(logits.isnan().any()):
-                raise NumericalError(
-                    f"logits of images {start} to {start + len(pixels) - 1}",
-                    expected="numbers",
-                    got="NaN",
-                    fix="The weights diverged: try a smaller lr.",
-                )
-            predicted.append(logits.argmax(dim=1).cpu())
-            on_batch(start + len(pixels))
+        with spread(False):
+            for row, start in enumerate(own):
+                pixels = images.batch(slice(start, min(start + batch, len(images))))
+                logits = torch.cat(fit(pixels, lambda part: classifier(part.to(device))))
+                # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
+                if bool(logits.isnan().any()):
+                    break
+                predicted[row, : len(pixels)] = logits.argmax(dim=1).cpu()
+                on_batch(min((row + 1) * processes.count * batch, len(images)))
     finally:
         classifier.train(training)
-    return torch.cat(predicted) if predicted else torch.empty(0, dtype=torch.int64)
+    found = processes.gather(predicted, len(starts)).flatten()[: len(images)]
+    if bool((found == _NONE).any()):
+        start = int((found == _NONE).nonzero()[0])
+        raise NumericalError(
+            f"logits of images {start} to {min(start + batch, len(images)) - 1}",
+            expected="numbers",
+            got="NaN",
+            fix="The weights diverged: try a smaller lr.",
+        )
+    return found
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -15,6 +15,7 @@ from stakes.models.checks import check_names, check_normalisation, checked_size,
 from stakes.models.head import HeadSearch, Tap, find_head, plain_logits, put, take_out
 from stakes.models.projector import Projector
 from stakes.models.registry import describe
+from stakes.spread import shared_pass
 
 
 class Classifier(nn.Module):
@@ -157,7 +158,7 @@ class Classifier(nn.Module):
                 got=f"{pixels.dtype} of shape {tuple(pixels.shape)}",
                 fix="Divide bytes by 255, and add the batch dimension with unsqueeze(0).",
             )
-        return self._features_of((pixels - self.mean) / self.std)
+        return shared_pass(self.body, self._features_of, (pixels - self.mean) / self.std)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (n, b) of features (n, d), through the projector where there is one."""

@@ -1,0 +1,45 @@
+"""The command line as one of many processes: one of them speaks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from stakes.errors import ConfigError
+
+_TOGETHER = ("unlearn", "evaluate")
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Keep stdout to the first process that a launcher started; errors are said by whoever has them.
+
+    Raises:
+        ConfigError: a command that many processes would do many times over.
+    """
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    if count < 2:
+        yield
+        return
+    word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if word and word not in _TOGETHER:
+        raise ConfigError(
+            f"stakes {word}",
+            expected=f"one process ({' and '.join(_TOGETHER)} take many)",
+            got=f"{count} from the launcher",
+            fix="Leave the launcher out. For many cells: stakes bench --jobs, or --engine ray.",
+        )
+    with contextlib.ExitStack() as stack:
+        if speaks():
+            yield
+            return
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints, or the only one."""
+    return int(os.environ.get("RANK") or 0) == 0 or int(os.environ.get("WORLD_SIZE") or 1) < 2
