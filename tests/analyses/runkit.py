@@ -12,7 +12,15 @@ from stakes.anchors import Anchors
 from stakes.data.forget import split_forget
 from stakes.models.checkpoint import save_checkpoint
 
-SMALL = {"gallery": 300, "test_images": 120, "queries": 40, "maps": 6, "snapshot_images": 60}
+SMALL = {
+    "gallery": 300,
+    "test_images": 120,
+    "queries": 40,
+    "maps": 6,
+    "examples": 2,
+    "neighbours": 3,
+    "snapshot_images": 60,
+}
 
 
 def make_run(home: Path, forget: str, **changes: Any) -> Path:

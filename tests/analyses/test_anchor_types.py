@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 import torch
-from sklearn.neighbors import NearestCentroid
-from torch.nn import functional as F
+from sklearn.metrics.pairwise import cosine_similarity
 
 from stakes.analyses import anchor_types, radar
 from stakes.analyses.anchor_types import class_pattern
 from stakes.analyses.context import Context, SkipAnalysis
 from stakes.analyses.radar import descriptions, overlap, top_anchors
 from stakes.anchors import Anchors
+from stakes.errors import AnchorError
 
 
 def test_patterns_have_no_row_or_column_mean() -> None:
@@ -25,7 +25,7 @@ def test_patterns_have_no_row_or_column_mean() -> None:
     assert pattern.mean(1).abs().max() < 1e-6
 
 
-def test_prototypes_classify_as_nearest_centroids(context: Context) -> None:
+def test_prototypes_are_centroids(context: Context) -> None:
     section = anchor_types.analysis(context)
     retain, test = (context.outputs("before", name).features.double() for name in ("retain", "test"))
     images = context.images("retain")
@@ -33,9 +33,8 @@ def test_prototypes_classify_as_nearest_centroids(context: Context) -> None:
     assert images is not None
     assert shown is not None
     centres = torch.stack([retain[images.labels == c].mean(0) for c in range(10)])
-    nearest = NearestCentroid().fit(F.normalize(centres, dim=1).numpy(), range(10))
-    predicted = torch.from_numpy(nearest.predict(F.normalize(test, dim=1).numpy()))
-    share = 100 * float((predicted == shown.labels).float().mean())
+    predicted = cosine_similarity(test.numpy(), centres.numpy()).argmax(axis=1)
+    share = 100 * float((torch.from_numpy(predicted) == shown.labels).float().mean())
     assert section.numbers["visual_own_anchor_before_percent"] == pytest.approx(share)
     assert share > 80
 
@@ -88,12 +87,17 @@ def test_anchors_that_do_not_say_what_they_were_made_of() -> None:
         assert descriptions(Anchors(torch.eye(3), ("a", "b", "c"), told)) == {}
 
 
-def test_which_anchors_are_looked_from(context: Context) -> None:
+def test_which_anchors_are_looked_from(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     assert context.anchors_title() == "anchors given"
     context.anchors_file = None
     assert context.anchors_title() == "anchors from bundled attributes"
+    monkeypatch.setattr("stakes.analyses.context.build_anchors", _no_attributes)
     with pytest.raises(SkipAnalysis, match="--anchors"):
-        context.anchors()  # nobody has described the ten digits
+        context.anchors()
     context.run = dataclasses.replace(context.run, anchors=Anchors(torch.eye(10), ()))
     assert context.anchors_title() == "anchors of the run"
     assert context.anchors().class_names == context.run.before.class_names
+
+
+def _no_attributes(names: tuple[str, ...]) -> Anchors:
+    raise AnchorError("attributes", expected="bundled ones", got="none")

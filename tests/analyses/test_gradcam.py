@@ -72,7 +72,7 @@ def test_maps_are_the_formula(network: Any) -> None:
     found = heat_maps(model, pixels, labels, layer, batch=2)
     kept: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(
-        lambda module, _, out: kept.append(out.clone()) or kept[-1]
+        lambda module, _, out: kept.append(out.clone()) or kept[-1].clone()
     )
     logits = model(pixels.clone().requires_grad_(True)).gather(1, labels[:, None]).sum()
     handle.remove()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,12 +28,14 @@ def problem(seed: int, queries: int = 7, gallery: int = 23, classes: int = 4) ->
     )
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), classes=st.integers(1, 8))
 def test_scores_are_torchmetrics(seed: int, classes: int) -> None:
     queries, gallery, asked, labels = problem(seed, classes=classes)
     found = search(queries, gallery, asked, labels)
-    cosines = F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
-    for at, row in enumerate(cosines):
+    # torchmetrics takes scores of 0 and below for "not retrieved": only the order matters here.
+    scores = 2 + F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
+    for at, row in enumerate(scores):
         target = labels == asked[at]
         assert bool(found.answerable[at]) == bool(target.any())
         if not target.any():
@@ -41,6 +45,7 @@ def test_scores_are_torchmetrics(seed: int, classes: int) -> None:
             assert float(found.hits[at, place]) == float(retrieval_hit_rate(row, target, top_k=k))
 
 
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_a_query_is_not_its_own_result(seed: int) -> None:
     _, gallery, _, labels = problem(seed)
@@ -126,10 +131,7 @@ def test_an_unchanged_model_retrieves_alike(unchanged: Context) -> None:
 
 
 def test_test_images_stand_in_for_absent_ones(context: Context) -> None:
-    object.__setattr__(context.run.split, "retain", None)
-    try:
-        section = retrieval.analysis(context)
-    finally:
-        del context
+    context.run = dataclasses.replace(context.run, split=dataclasses.replace(context.run.split, retain=None))
+    section = retrieval.analysis(context)
     assert "test images stand in" in section.limit
     assert section.sentence.startswith("Test images")

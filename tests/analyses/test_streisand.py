@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy, ks_2samp
 from sklearn.metrics import log_loss, roc_auc_score
@@ -36,6 +36,7 @@ def test_certain_logits_stay_finite() -> None:
     assert all(bool(value.isfinite().all()) for value in found.values())
 
 
+@settings(max_examples=30)
 @given(first=numbers, second=numbers)
 def test_delta_counts_pairs(first: list[float], second: list[float]) -> None:
     found = effect(torch.tensor(first), torch.tensor(second))

@@ -102,7 +102,7 @@ def _block(
     match[there, -1] = False
     count = match.cumsum(dim=1)
     ranks = torch.arange(1, match.shape[1] + 1)
-    precision = (match * count / ranks).sum(dim=1, dtype=torch.float64) / count[:, -1]
+    precision = (match * count.double() / ranks).sum(dim=1) / count[:, -1]
     hits = torch.stack([match[:, :k].any(dim=1) for k in RANKS], dim=1)
     nearest = torch.full((len(labels), neighbours), -1)
     kept = order[:, :neighbours].clone()
