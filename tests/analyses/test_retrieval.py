@@ -28,7 +28,7 @@ def problem(seed: int, queries: int = 7, gallery: int = 23, classes: int = 4) ->
     )
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), classes=st.integers(1, 8))
 def test_scores_are_torchmetrics(seed: int, classes: int) -> None:
     queries, gallery, asked, labels = problem(seed, classes=classes)
@@ -45,7 +45,7 @@ def test_scores_are_torchmetrics(seed: int, classes: int) -> None:
             assert float(found.hits[at, place]) == float(retrieval_hit_rate(row, target, top_k=k))
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_query_is_not_its_own_result(seed: int) -> None:
     _, gallery, _, labels = problem(seed)

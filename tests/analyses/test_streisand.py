@@ -36,7 +36,7 @@ def test_certain_logits_stay_finite() -> None:
     assert all(bool(value.isfinite().all()) for value in found.values())
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(first=numbers, second=numbers)
 def test_delta_counts_pairs(first: list[float], second: list[float]) -> None:
     found = effect(torch.tensor(first), torch.tensor(second))
