@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Two test workers with one thread each beat one worker with two: most tests are many small steps.
 WORKERS ?= 2
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test lint types docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -26,6 +26,9 @@ types: setup
 
 test: lint types
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
