@@ -13,9 +13,10 @@ from stakes.ledger.add import Added, add_request
 from stakes.ledger.errors import CameBackError, LedgerError
 from stakes.ledger.folder import Ledger, create_ledger, open_ledger
 from stakes.ledger.prune import PruneReport, prune_states
-from stakes.ledger.run import BatchReport, RunReport, run_requests
+from stakes.ledger.run import RunReport, run_requests
 from stakes.ledger.trail import audit_trail, export_request
 from stakes.ledger.verify import Verification, verify_ledger
+from stakes.ledger.work import BatchReport
 
 __all__ = [
     "Added",

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stakes.anchors.anchors import Anchors
-from stakes.api import unlearn
 from stakes.config import RunSettings, build
-from stakes.data.forget import ForgetSplit
 from stakes.data.sources import Source
 from stakes.errors import ConfigError
-from stakes.files import digest_json, write_bytes
-from stakes.ledger.errors import LedgerError
-from stakes.ledger.events import Checked, Finished, Options, Outcome, Settled, Started
+from stakes.ledger.events import Options
 from stakes.ledger.folder import Ledger
-from stakes.ledger.gather import Place, gather
-from stakes.ledger.measure import recognised
-from stakes.ledger.states import config_hash
-from stakes.ledger.view import Attempt, Batch, Request, View
+from stakes.ledger.work import BatchReport, Work
 from stakes.methods import Method, find_method
 from stakes.progress import Progress, silent
-from stakes.records import Record
 from stakes.runtime import resolve_device
 
 _QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}  # these change no result
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What became of one batch of requests.
-
-    Attributes:
-        requests: their numbers.
-        outcome: ``done``: forgotten, and every earlier request too; ``not forgotten``: its own run did not reach it;
-            ``came back``: some request was recognised after the last repair. Only ``done`` changes the current model.
-        came_back: earlier requests that were brought back on the way.
-        recognised: what the last check found, by request.
-        runs: numbers of its runs, repairs included.
-    """
-
-    requests: tuple[int, ...]
-    outcome: Outcome
-    came_back: tuple[int, ...]
-    recognised: dict[int, tuple[str, ...]]
-    runs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +45,6 @@ def run_requests(
     method: str | Method[Any] = "structguard",
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    label: str | None = None,
     repair_rounds: int = 3,
     abandon: bool = False,
     progress: Progress = silent,
@@ -97,8 +66,8 @@ def run_requests(
         data: where the training images are, if not where the ledger says.
         images: a folder with images of requests that the data lack, in CLASS subfolders.
         together: all pending requests as one batch; otherwise one after another, in order.
-        anchors, method, preset, settings: as for `unlearn`; default the method's default preset.
-        label: the preset's name for the record, where settings were changed.
+        anchors, method, preset, settings: as for `unlearn`; default the method's default preset. With a
+            configured method, ``preset`` is its name for the record.
         repair_rounds: at least 0.
         abandon: give up a batch that was interrupted instead of resuming it. Its requests are pending again.
         run: fields of `RunSettings`.
@@ -125,11 +94,11 @@ def run_requests(
             "request run", expected="settings with a method's name, or inside a method", got="both ways"
         )
     configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
-    named = label or preset or (None if isinstance(method, Method) else configured.default_preset)
+    named = preset or (None if isinstance(method, Method) else configured.default_preset)
     chosen = build(RunSettings, run)
     resolve_device(chosen.device)  # refused before anything starts
     with ledger.claimed():
-        work = _Work(
+        work = Work(
             ledger=ledger,
             where=(data, Path(images) if images is not None else None),
             anchors=anchors,
@@ -144,217 +113,22 @@ def run_requests(
             rounds=repair_rounds,
             progress=progress,
         )
-        return work.carry_out(together=together, abandon=abandon)
+        return _carry_out(work, together=together, abandon=abandon)
 
 
-@dataclass
-class _Work:
-    """One call of `run_requests`. What is to be done next is always read from the ledger."""
-
-    ledger: Ledger
-    where: tuple[str | Path | Source | None, Path | None]
-    anchors: Anchors | None
-    method: Method[Any]
-    run: RunSettings
-    options: Options
-    rounds: int
-    progress: Progress
-
-    def carry_out(self, *, together: bool, abandon: bool) -> RunReport:
-        view = self.ledger.view()
-        reports = []
-        if view.open_batch is not None:
-            if abandon:
-                self._abandon(view, view.open_batch)
-            else:
-                self._refuse_other_options(view.open_batch)
-                reports.append(self._batch(view.open_batch.requests))
-        pending = [request.number for request in self.ledger.view().with_status("pending")]
-        tried = {number for report in reports for number in report.requests}
-        pending = [number for number in pending if number not in tried]
-        batches = [tuple(pending)] if together and pending else [(number,) for number in pending]
-        reports += [self._batch(requests) for requests in batches]
-        current = self.ledger.view().current
-        return RunReport(tuple(reports), current, self.ledger.states.folder(current))
-
-    def _batch(self, requests: tuple[int, ...]) -> BatchReport:
-        view = self.ledger.view()
-        self.gatherer = gather(self.ledger, view, *self.where)
-        # All of them, before anything starts: what cannot be found cannot be checked.
-        concerned = [view.requests[n] for n in sorted({*requests, *_numbers(view.with_status("done"))})]
-        self.found = self.gatherer.find(concerned)
-        while (report := self._step(requests)) is None:
-            pass
-        # Probes look like the images they were made from.
-        shutil.rmtree(self.ledger.cache, ignore_errors=True)
-        return report
-
-    def _step(self, requests: tuple[int, ...]) -> BatchReport | None:
-        """Take the next step of the batch; its report once it is settled."""
-        view = self.ledger.view()
-        batch = view.open_batch
-        if batch is None:
-            self._start(view, requests, forget=requests, number=0, base=view.current)
-            return None
-        attempt = batch.attempts[-1]
-        if attempt.finished is None:
-            self._unlearn(view, attempt)
-            return None
-        if attempt.checked is None:
-            if attempt.started.body.round == 0 and not attempt.finished.body.forgotten:
-                return self._settle(view, batch, "not forgotten", {})
-            self._check(view, batch, attempt)
-            return None
-        found = attempt.checked.body.recognised
-        if not found:
-            return self._settle(view, batch, "done", found)
-        if attempt.started.body.round >= self.rounds:
-            return self._settle(view, batch, "came back", found)
-        # Everything that came back so far: repairing one set after another could go round in circles.
-        back = {n for one in batch.attempts if one.checked for n in one.checked.body.recognised}
-        self._start(
-            view,
-            requests,
-            forget=tuple(sorted(back)),
-            number=attempt.started.body.round + 1,
-            base=attempt.finished.body.model,
-        )
-        return None
-
-    def _start(
-        self, view: View, requests: tuple[int, ...], *, forget: tuple[int, ...], number: int, base: str
-    ) -> None:
-        rows = self._rows(view.images(forget))
-        where = {"model": str(self.ledger.states.folder(base)), "data": self._data_name()}
-        run_name = len(view.attempts) + 1
-        if rows:
-            where["forget"] = f"indices:{self.ledger.run(run_name) / 'forget.txt'}"
-        label = {key: value for key, value in where.items() if value} | {
-            "ledger": view.created.body.ledger,
-            "requests": ", ".join(map(str, forget)),
-        }
-        self.ledger.store.append(
-            Started,
-            lambda run: Started(
-                run=run,
-                requests=requests,
-                round=number,
-                forget=forget,
-                known=len(view.requests),
-                base=base,
-                options=self.options,
-                label=label,
-            ),
-        )
-
-    def _unlearn(self, view: View, attempt: Attempt) -> None:
-        started = attempt.started.body
-        folder = self.ledger.run(started.run)
-        known = [request for request in view.requests.values() if request.number <= started.known]
-        names = view.images(started.forget)
-        split = ForgetSplit(
-            forget=self.gatherer.join(names, self.found),
-            test=self.gatherer.test,
-            retain=self.gatherer.retained(known),
-        )
-        result = unlearn(
-            self.ledger.states.load(started.base, view.configs[started.base]),
-            split,
-            anchors=self.anchors,
-            method=self.method,
-            preset=self.options.preset,
-            out=folder,
-            cache=self.ledger.cache,
-            request=started.label,
-            progress=self.progress,
-            **self.run.model_dump(),
-        )
-        if "forget" in started.label:
-            rows = "".join(f"{row}\n" for row in self._rows(names))
-            write_bytes(folder / "forget.txt", rows.encode())
-        record: Record = result.record
-        self.ledger.states.put_run(folder, record.hashes.model_after)
-        self.ledger.store.append(
-            Finished,
-            lambda _: Finished(
-                run=started.run,
-                model=record.hashes.model_after,
-                config=config_hash(result.classifier),
-                forgotten=record.forgotten,
-                before=record.before,
-                after=record.after,
-                steps=record.steps,
-                stop_reason=record.stop_reason,
-                record=record.digest(),
-            ),
-        )
-
-    def _check(self, view: View, batch: Batch, attempt: Attempt) -> None:
-        """Every request that is done, and those of the batch, on the new model."""
-        finished = attempt.finished.body if attempt.finished else None
-        if finished is None:
-            raise LedgerError("a check", expected="a finished run")
-        numbers = sorted({*_numbers(view.with_status("done")), *batch.requests})
-        hits = recognised(
-            self.ledger.states.load(finished.model, finished.config),
-            [view.requests[number] for number in numbers],
-            self.gatherer,
-            self.found,
-            batch=self.run.eval_batch,
-            device=resolve_device(self.run.device),
-            progress=self.progress,
-        )
-        self.ledger.store.append(
-            Checked,
-            lambda _: Checked(
-                run=finished.run, model=finished.model, requests=tuple(numbers), recognised=hits
-            ),
-        )
-
-    def _settle(
-        self, view: View, batch: Batch, outcome: Outcome, found: dict[int, tuple[str, ...]]
-    ) -> BatchReport:
-        last = batch.attempts[-1].finished
-        model = last.body.model if outcome == "done" and last else view.current
-        self.ledger.store.append(
-            Settled, lambda _: Settled(requests=batch.requests, outcome=outcome, model=model)
-        )
-        runs = tuple(attempt.started.body.run for attempt in batch.attempts)
-        return BatchReport(batch.requests, outcome, batch.came_back, found, runs)
-
-    def _abandon(self, view: View, batch: Batch) -> None:
-        self._settle(view, batch, "abandoned", {})
-        for attempt in batch.attempts:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.ledger.run(attempt.started.body.run) / "state")
-        shutil.rmtree(self.ledger.cache, ignore_errors=True)
-
-    def _refuse_other_options(self, batch: Batch) -> None:
-        begun = batch.attempts[-1].started.body.options.model_dump(mode="json")
-        wanted = self.options.model_dump(mode="json")
-        differ = [
-            f"{name}: {begun[name]!r} there, {wanted[name]!r} now"
-            for name in ("method", "preset", "run", "settings")
-            if digest_json(begun[name]) != digest_json(wanted[name])
-        ]
-        if differ:
-            raise LedgerError(
-                f"requests {', '.join(map(str, batch.requests))} are at work with other options",
-                expected="the same options, to resume",
-                got="; ".join(differ)[:600],
-                fix="Give those options, or --abandon to begin anew.",
-            )
-
-    def _rows(self, names: Iterable[str]) -> list[int]:
-        """Rows of the training split, if all of the images are there."""
-        places: list[Place] = [self.found[name] for name in names]
-        inside = all(images is self.gatherer.train for images, _ in places)
-        return [position for _, position in places] if inside else []
-
-    def _data_name(self) -> str:
-        source = self.gatherer.source
-        return source.name if source is not None else ""
-
-
-def _numbers(requests: Iterable[Request]) -> list[int]:
-    return [request.number for request in requests]
+def _carry_out(work: Work, *, together: bool, abandon: bool) -> RunReport:
+    view = work.ledger.view()
+    reports = []
+    if view.open_batch is not None:
+        if abandon:
+            work.abandon(view, view.open_batch)
+        else:
+            work.refuse_other_options(view.open_batch)
+            reports.append(work.batch(view.open_batch.requests))
+    pending = [request.number for request in work.ledger.view().with_status("pending")]
+    tried = {number for report in reports for number in report.requests}
+    pending = [number for number in pending if number not in tried]
+    batches = [tuple(pending)] if together and pending else [(number,) for number in pending]
+    reports += [work.batch(requests) for requests in batches]
+    current = work.ledger.view().current
+    return RunReport(tuple(reports), current, work.ledger.states.folder(current))

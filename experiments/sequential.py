@@ -1,0 +1,160 @@
+"""Requests one after another against all at once: what it costs, and what comes back on the way.
+
+    python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
+        [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE]
+
+The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
+carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
+ordinary ledgers (docs/requests.md): stopped or killed, the same command goes on. A request that is not done ends the
+sequence, and the result says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import stakes
+from stakes.config import parse_assignments
+from stakes.console import live_progress
+from stakes.data.forget import ForgetSplit
+from stakes.files import write_json
+from stakes.ledger import Ledger, add_request, create_ledger, open_ledger, run_requests
+from stakes.ledger.view import Attempt, Batch
+from stakes.methods import find_method
+from stakes.records import Record
+
+
+def main(words: list[str] | None = None) -> None:
+    given = _arguments(words)
+    sequential, together = (_ledger(given, name) for name in ("sequential", "together"))
+    parts = _parts(given, sequential)
+    with live_progress() as progress:
+        for number, part in enumerate(parts, start=1):
+            if len(sequential.view().requests) < number:
+                add_request(sequential, part)
+            if not _run(given, sequential, progress):
+                break
+        for part in parts[len(together.view().requests) :]:
+            add_request(together, part)
+        _run(given, together, progress, together=True)
+    result = {
+        "requests": given.requests,
+        "images": given.images,
+        "seed": given.seed,
+        "options": sequential.view().attempts[1].started.body.options.model_dump(mode="json"),
+        "model": sequential.view().created.body.model,
+        "sequential": [_row(sequential, batch) for batch in sequential.view().batches],
+        "together": [_row(together, batch) for batch in together.view().batches],
+    }
+    write_json(Path(given.out), result)
+    for name in ("sequential", "together"):
+        for row in result[name]:
+            print(f"{name} {row['requests']}: {_said(row)}")
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    for name in ("--model", "--data", "--work", "--out"):
+        parser.add_argument(name, required=True)
+    for name, default in (("--requests", 16), ("--images", 16), ("--seed", 0), ("--repair-rounds", 3)):
+        parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--method", default="structguard")
+    for name in ("--preset", "--anchors"):
+        parser.add_argument(name)
+    parser.add_argument("--retain-sample", type=int)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    return parser.parse_args(words)
+
+
+def _ledger(given: argparse.Namespace, name: str) -> Ledger:
+    path = Path(given.work) / name
+    return open_ledger(path) if path.exists() else create_ledger(path, given.model, data=given.data)
+
+
+def _parts(given: argparse.Namespace, ledger: Ledger) -> list[ForgetSplit]:
+    """N disjoint requests of K images: pieces of one seeded permutation."""
+    made = ledger.view().created.body
+    split = stakes.split_forget(
+        f"random:{given.requests * given.images}",
+        stakes.open_source(given.data, size=made.input_size),
+        class_names=made.class_names,
+        size=made.input_size,
+        seed=given.seed,
+    )
+    rows = split.indices or ()
+    return [
+        ForgetSplit(
+            split.forget.subset(range(start, start + given.images)),
+            spec=split.spec,
+            indices=rows[start : start + given.images],
+        )
+        for start in range(0, len(rows), given.images)
+    ]
+
+
+def _run(given: argparse.Namespace, ledger: Ledger, progress: Any, *, together: bool = False) -> bool:
+    method = find_method(given.method)
+    configured = method.configure(given.preset, parse_assignments(given.assignments))
+    name = given.preset or method.default_preset
+    anchors = None
+    if given.anchors and "anchors" in configured.needs:
+        anchors = stakes.Anchors.load(given.anchors).for_classes(ledger.view().created.body.class_names)
+    return run_requests(
+        ledger,
+        data=given.data,
+        together=together,
+        anchors=anchors,
+        method=configured,
+        preset=f"{name} with changes" if name and given.assignments else name,
+        repair_rounds=given.repair_rounds,
+        progress=progress,
+        seed=given.seed,
+        device=given.device,
+        precision=given.precision,
+        retain_sample=given.retain_sample,
+    ).done
+
+
+def _row(ledger: Ledger, batch: Batch) -> dict[str, Any]:
+    """One batch: accuracies after its last run, what its own run brought back, and the cost of all its runs."""
+    first, last = batch.attempts[0], batch.attempts[-1]
+    back = first.checked.body.recognised if first.checked else {}
+    records = [
+        Record.load(ledger.run(attempt.started.body.run) / "record.json") for attempt in batch.attempts
+    ]
+    return {
+        "requests": list(batch.requests),
+        "outcome": batch.outcome,
+        "came_back_images": sum(len(names) for number, names in back.items() if number not in batch.requests),
+        "came_back_requests": len(set(back) - set(batch.requests)),
+        "repairs": len(batch.attempts) - 1,
+        "before": _figures(first, "before"),
+        "after_own_run": _figures(first, "after"),
+        "after": _figures(last, "after"),
+        "steps": sum(record.steps for record in records),
+        "seconds": round(sum(phase.seconds for record in records for phase in record.phases), 3),
+        "images_forward": sum(phase.forward_images for record in records for phase in record.phases),
+        "images_backward": sum(phase.backward_images for record in records for phase in record.phases),
+        "device": records[-1].device,
+    }
+
+
+def _figures(attempt: Attempt, side: str) -> dict[str, Any] | None:
+    return getattr(attempt.finished.body, side).model_dump(mode="json") if attempt.finished else None
+
+
+def _said(row: dict[str, Any]) -> str:
+    test = (row["after"] or {}).get("test_accuracy")
+    shown = "unknown" if test is None else f"{test:.2f} %"
+    return (
+        f"{row['outcome']}, test {shown}, {row['came_back_images']} images came back, {row['repairs']} repairs, "
+        f"{row['steps']} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
