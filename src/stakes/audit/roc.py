@@ -110,7 +110,7 @@ class Separation:
         if self.low > 0.5:
             return "look like training images"
         if self.high < 0.5:
-            return "stand out: less like training images than unseen ones are"
+            return "stand out (they look less like training images than unseen ones do)"
         return "are not told apart from unseen images on average"
 
 

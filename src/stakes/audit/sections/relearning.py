@@ -99,7 +99,6 @@ def _from_retained(evidence: Evidence, forget: ImageSet, hard: ImageSet | None) 
         max_steps=settings.retain_steps,
         generator=generator("relearning retained", evidence.seed),
         device=evidence.device,
-        measure_every=max(1, settings.retain_steps // 20),
         on_step=lambda step: evidence.progress("relearning, retained", step, settings.retain_steps),
     )
     evidence.meter.count(forward=found.forward, backward=found.backward)
