@@ -19,8 +19,10 @@ import stakes
 from stakes.config import parse_assignments
 from stakes.console import live_progress
 from stakes.data.forget import ForgetSplit
+from stakes.data.sources import Source
 from stakes.files import write_json
 from stakes.ledger import Ledger, add_request, create_ledger, open_ledger, run_requests
+from stakes.ledger.events import Created
 from stakes.ledger.view import Attempt, Batch
 from stakes.methods import find_method
 from stakes.records import Record
@@ -29,16 +31,18 @@ from stakes.records import Record
 def main(words: list[str] | None = None) -> None:
     given = _arguments(words)
     sequential, together = (_ledger(given, name) for name in ("sequential", "together"))
-    parts = _parts(given, sequential)
+    made = sequential.view().created.body
+    source = stakes.open_source(given.data, size=made.input_size)
+    parts = _parts(given, made, source)
     with live_progress() as progress:
         for number, part in enumerate(parts, start=1):
             if len(sequential.view().requests) < number:
                 add_request(sequential, part)
-            if not _run(given, sequential, progress):
+            if not _run(given, sequential, source, progress):
                 break
         for part in parts[len(together.view().requests) :]:
             add_request(together, part)
-        _run(given, together, progress, together=True)
+        _run(given, together, source, progress, together=True)
     result = {
         "requests": given.requests,
         "images": given.images,
@@ -75,12 +79,11 @@ def _ledger(given: argparse.Namespace, name: str) -> Ledger:
     return open_ledger(path) if path.exists() else create_ledger(path, given.model, data=given.data)
 
 
-def _parts(given: argparse.Namespace, ledger: Ledger) -> list[ForgetSplit]:
+def _parts(given: argparse.Namespace, made: Created, source: Source) -> list[ForgetSplit]:
     """N disjoint requests of K images: pieces of one seeded permutation."""
-    made = ledger.view().created.body
     split = stakes.split_forget(
         f"random:{given.requests * given.images}",
-        stakes.open_source(given.data, size=made.input_size),
+        source,
         class_names=made.class_names,
         size=made.input_size,
         seed=given.seed,
@@ -96,7 +99,9 @@ def _parts(given: argparse.Namespace, ledger: Ledger) -> list[ForgetSplit]:
     ]
 
 
-def _run(given: argparse.Namespace, ledger: Ledger, progress: Any, *, together: bool = False) -> bool:
+def _run(
+    given: argparse.Namespace, ledger: Ledger, source: Source, progress: Any, *, together: bool = False
+) -> bool:
     method = find_method(given.method)
     configured = method.configure(given.preset, parse_assignments(given.assignments))
     name = given.preset or method.default_preset
@@ -105,7 +110,7 @@ def _run(given: argparse.Namespace, ledger: Ledger, progress: Any, *, together: 
         anchors = stakes.Anchors.load(given.anchors).for_classes(ledger.view().created.body.class_names)
     return run_requests(
         ledger,
-        data=given.data,
+        data=source,
         together=together,
         anchors=anchors,
         method=configured,

@@ -30,7 +30,6 @@ def script() -> Any:
 def test_writes_what_happened_and_resumes(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stakes.ledger.gather.open_source", lambda *_, **__: source())
     monkeypatch.setattr(stakes, "open_source", lambda *_, **__: source())
     save_checkpoint(problem("resnet10").model, tmp_path / "model")
     words = [

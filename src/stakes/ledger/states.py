@@ -102,7 +102,10 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
+        with source.open("rb") as there, target.open("wb") as here:
+            shutil.copyfileobj(there, here)
+            here.flush()
+            os.fsync(here.fileno())
 
 
 def _damaged(folder: Path, got: str) -> LedgerError:

@@ -68,6 +68,7 @@ class Work:
         """Carry out pending requests, or go on with those at work, until they are settled."""
         view = self.ledger.view()
         self.gatherer = gather(self.ledger, view, *self.where)
+        self.where = (self.gatherer.source, self.where[1])  # opened, decoded and hashed once for all batches
         # All of them, before anything starts: what cannot be found cannot be checked.
         concerned = [view.requests[n] for n in sorted({*requests, *_numbers(view.with_status("done"))})]
         self.found = self.gatherer.find(concerned)
