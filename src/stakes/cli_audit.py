@@ -21,6 +21,8 @@ from stakes.cli_options import (
 
 if TYPE_CHECKING:
     from stakes.audit import AuditReport
+    from stakes.data.images import ImageSet
+    from stakes.data.sources import Source
 
 commands = typer.Typer()
 
@@ -91,6 +93,13 @@ def audit_references(
     out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
     arch: Annotated[str, typer.Option("--arch", help="Architecture; best that of the audited model.")],
     models: Annotated[int, typer.Option("--models", min=1, help="How many; best an even number.")] = 2,
+    without: Annotated[
+        Path | None,
+        typer.Option(
+            "--without",
+            help="Run folder: train on everything but its forget set instead of on halves, for --retrained.",
+        ),
+    ] = None,
     stem: Annotated[
         str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
     ] = None,
@@ -102,7 +111,7 @@ def audit_references(
     precision: PrecisionOption = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
-    """Train reference models for the membership attack, each on a random half of the training split."""
+    """Train models to compare with: on random halves of the training split, or on all but a forget set."""
     from stakes.audit import train_references
     from stakes.config import parse_assignments
     from stakes.console import live_progress
@@ -127,13 +136,31 @@ def audit_references(
             preset=preset,
             seed=seed,
             device=device.value,
+            without=_forget_set(without, source) if without is not None else None,
             progress=progress,
         )
+    use = "--reference" if without is None else "--retrained"
     say(
         {"models": [str(folder) for folder in folders]},
         as_json,
-        f"{len(folders)} reference models; use them with: stakes audit RUN --reference {out}",
+        f"{len(folders)} models; use them with: stakes audit RUN {use} {out}",
     )
+
+
+def _forget_set(run: Path, source: Source) -> ImageSet:
+    """The images that a run forgot, found again in the data."""
+    from stakes.data.forget import split_forget
+    from stakes.errors import DataError
+    from stakes.records import Record
+
+    record = Record.load(run / "record.json")
+    size = (source.train or source.test).size  # type: ignore[union-attr]
+    split = split_forget(
+        record.request.get("forget", ""), source, class_names=source.class_names, size=size, seed=record.seed
+    )
+    if split.forget.fingerprint() != record.hashes.forget_set:
+        raise DataError(f"forget set of {run}", expected="the one of its record", got="another in this data")
+    return split.forget
 
 
 def _as_json(report: AuditReport) -> dict[str, Any]:

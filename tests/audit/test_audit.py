@@ -206,6 +206,22 @@ def test_command(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
 
 def test_command_for_references(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     words = ("--data", "digits", "--arch", "resnet10", "--preset", "demo", "--set", "epochs=1", "--models", 1)
-    code, out, _ = run_cli(monkeypatch, capsys, "audit-references", *words, "--out", home / "one", "--json")
+    code, out, _ = run_cli(
+        monkeypatch,
+        capsys,
+        "audit-references",
+        *words,
+        "--out",
+        home / "one",
+        "--json",
+        "--without",
+        home / "run",
+    )
     assert code == 0
-    assert json.loads(out)["models"] == [str(home / "one" / "reference-00")]
+    assert json.loads(out)["models"] == [str(home / "one" / "retrained-00")]
+    run = open_run(home / "run", device="cpu")
+    retrained = load_reference(home / "one" / "retrained-00", run.before)
+    assert run.split.retain is not None
+    assert retrained.unseen(run.split.forget).all()
+    assert not retrained.unseen(run.split.retain.subset(range(20))).any()
+    assert list(expanded([home / "one"])) == [retrained.name]

@@ -79,12 +79,17 @@ def train_references(
     preset: str = "own",
     seed: int = 0,
     device: Device = "auto",
+    without: ImageSet | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
     """Train reference models into ``out/reference-00``, … ; each folder is a checkpoint with ``reference.json`` beside.
 
     ``reference.json`` says which rows of the training split the model saw, and their image hashes, by which an audit
     knows them again wherever the data is. Finished models stay; an interrupted one resumes.
+
+    Args:
+        without: instead of on halves, train on all images but these: models retrained without a forget set, into
+            ``out/retrained-00``, … They differ by their seeds.
 
     Raises:
         DataError: no training split, or fewer than four images.
@@ -98,9 +103,10 @@ def train_references(
         got = "none" if source.train is None else f"{len(source.train)} images"
         raise DataError("reference models", expected="a training split of at least 4 images", got=got)
     names = [one[:_SHORT] for one in source.train.hashes()]
+    kind = "reference" if without is None else "retrained"
     folders = []
-    for number, rows in enumerate(halves(len(source.train), models, seed)):
-        folder = out / f"reference-{number:02d}"
+    for number, rows in enumerate(_rows(names, without, models, seed)):
+        folder = out / f"{kind}-{number:02d}"
         train_checkpoint(
             replace(source, train=source.train.subset(rows)),
             folder,
@@ -108,9 +114,9 @@ def train_references(
             settings=settings,
             options=options,
             preset=preset,
-            seed=derive_seed("reference", seed, number) % 2**31,
+            seed=derive_seed(kind, seed, number) % 2**31,
             device=device,
-            progress=_named(progress, f"reference {number}"),
+            progress=_named(progress, f"{kind} {number}"),
         )
         write_json(
             folder / SEEN,
@@ -126,6 +132,13 @@ def train_references(
         )
         folders.append(folder)
     return folders
+
+
+def _rows(names: list[str], without: ImageSet | None, models: int, seed: int) -> list[list[int]]:
+    if without is None:
+        return halves(len(names), models, seed)
+    gone = {one[:_SHORT] for one in without.hashes()}
+    return [[row for row, name in enumerate(names) if name not in gone]] * models
 
 
 def _named(progress: Progress, title: str) -> Progress:
@@ -165,7 +178,7 @@ def load_reference(
 def expanded(paths: Sequence[str | Path]) -> Iterator[str]:
     """Checkpoints named one by one, or all of a folder that `train_references` wrote."""
     for path in paths:
-        inside = sorted(Path(path).glob(f"reference-*/{SEEN}"))
+        inside = sorted(Path(path).glob(f"re*-*/{SEEN}"))
         yield from (str(found.parent) for found in inside)
         if not inside:
             yield str(path)
