@@ -61,7 +61,7 @@ def read_class_folders(folder: Path, *, root: Path, title: str) -> RawSplit:
     files: list[Path] = []
     labels: list[int | str | None] = []
     for name in names:
-        found = _images_under(folder / name, root)
+        found = images_under(folder / name, root)
         files += found
         labels += [name] * len(found)
     if not files:
@@ -90,7 +90,12 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _images_under(folder: Path, root: Path) -> list[Path]:
+def images_under(folder: Path, root: Path) -> list[Path]:
+    """Image files in a folder and its subfolders, in sorted order.
+
+    Raises:
+        DataError: a link to a folder, or out of ``root``.
+    """
     if folder.is_symlink():
         raise DataError(
             f"{folder} is a link to a folder",
@@ -101,7 +106,7 @@ def _images_under(folder: Path, root: Path) -> list[Path]:
     for entry in _entries(folder):
         path = Path(entry.path)
         if entry.is_dir():
-            found += _images_under(path, root)
+            found += images_under(path, root)
         elif _is_image(entry.name):
             found.append(inside(root, path) if entry.is_symlink() else path)
     return found
