@@ -177,6 +177,13 @@ def test_sections_stand_proof_first_and_unknown_ones_last(tmp_path: Path) -> Non
     assert "Title of audit" not in verdict, "the overview repeats the others"
 
 
+def test_a_model_that_was_not_audited_says_so(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", None, a_section("retrieval"))
+    assert "Not audited" in page_of(run).body()
+    a_section("changes").save(run)
+    assert "Not audited" not in page_of(run).body()
+
+
 def test_a_section_that_differs_from_the_record_is_told(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", None, a_section())
     assert "holds other numbers" not in page_of(run).body()

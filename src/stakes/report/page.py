@@ -72,6 +72,7 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
         made=moment(record.created),
         price=price(record.before, record.after),
         audit=audit_of(found),
+        to_audit=f"stakes audit {shlex.quote(str(folder))}",
         asked=_asked(record),
         done=_done(record),
         accuracies=[accuracy_row(name, record.before, record.after) for name in ACCURACIES],
