@@ -28,24 +28,29 @@ class TeamFolder(RunFolder):
     The folder has to lie where every process can read the deployed model: on several machines, on a shared drive.
     """
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        # Not super(): what one of its methods calls of the others must not wait for anybody.
+        self._own = RunFolder(path)
+
     def claim(self, request: Mapping[str, Any]) -> Record | None:
         """See `RunFolder.claim`; what it refuses is refused everywhere."""
-        return current().from_main(lambda: RunFolder.claim(self, request))
+        return current().from_main(lambda: self._own.claim(request))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """See `RunFolder.alone`; the main process holds the lock for all."""
         with ExitStack() as stack:
-            current().only_main(lambda: stack.enter_context(RunFolder.alone(self)))
+            current().only_main(lambda: stack.enter_context(self._own.alone()))
             yield
 
     def load(self) -> dict[str, Any] | None:
         """See `RunFolder.load`."""
-        return current().from_main(lambda: RunFolder.load(self))
+        return current().from_main(lambda: self._own.load())
 
     def save(self, state: Mapping[str, Any]) -> None:
         """See `RunFolder.save`."""
-        current().only_main(lambda: RunFolder.save(self, state))
+        current().only_main(lambda: self._own.save(state))
 
     def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """See `RunFolder.remember`; what has to be made is made by all together."""
@@ -53,35 +58,35 @@ class TeamFolder(RunFolder):
         if kept is not None:
             return kept
         made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
-        current().only_main(lambda: RunFolder.remember(self, name, lambda: made))
+        current().only_main(lambda: self._own.remember(name, lambda: made))
         return made
 
     def keep_costs(self, totals: Mapping[str, Mapping[str, float]]) -> None:
         """See `RunFolder.keep_costs`."""
         if current().main:
-            super().keep_costs(totals)
+            self._own.keep_costs(totals)
 
     def costs(self) -> dict[str, dict[str, float]]:
         """See `RunFolder.costs`."""
-        return current().from_main(lambda: RunFolder.costs(self))
+        return current().from_main(lambda: self._own.costs())
 
     def keep_anchors(self, anchors: Anchors) -> None:
         """See `RunFolder.keep_anchors`."""
-        current().only_main(lambda: RunFolder.keep_anchors(self, anchors))
+        current().only_main(lambda: self._own.keep_anchors(anchors))
 
     def rewind_history(self, step: int) -> None:
         """See `RunFolder.rewind_history`."""
-        current().only_main(lambda: RunFolder.rewind_history(self, step))
+        current().only_main(lambda: self._own.rewind_history(step))
 
     def append_history(self, row: Mapping[str, float]) -> None:
         """See `RunFolder.append_history`."""
         if current().main:
-            super().append_history(row)
+            self._own.append_history(row)
 
     def history(self) -> list[dict[str, float]]:
         """See `RunFolder.history`."""
-        return current().from_main(lambda: RunFolder.history(self))
+        return current().from_main(lambda: self._own.history())
 
     def finish(self, record: Record) -> None:
         """See `RunFolder.finish`."""
-        current().only_main(lambda: RunFolder.finish(self, record))
+        current().only_main(lambda: self._own.finish(record))
