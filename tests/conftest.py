@@ -28,6 +28,12 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits between two attempts to reach a hub."""
+    monkeypatch.setattr("stakes.retry.PAUSES", (0.0, 0.0))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in a terminal: a test run started in the background inherits a SIGINT that is ignored."""

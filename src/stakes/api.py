@@ -243,8 +243,12 @@ class _Work:
             return self._fresh()
         except BaseException:
             with contextlib.suppress(OutputError):  # what went wrong matters more
-                folder.keep_costs(self.meter.totals())
+                self._keep_costs()
             raise
+
+    def _keep_costs(self) -> None:
+        if self.folder is not None:
+            self.folder.keep_costs(self.meter.totals())
 
     def _keep_anchors(self, folder: RunFolder) -> None:
         if self.anchors is not None and "anchors" in self.method.needs:
@@ -261,7 +265,9 @@ class _Work:
             self.progress,
         )
         before = evaluator.figures(self.original, self.split, "evaluate before", cached=True)
+        self._keep_costs()
         probes = self._probes() if "probes" in self.method.needs else None
+        self._keep_costs()
         history: list[dict[str, float]] = []
         outcome = self._unlearn(probes, history)
         deployed = self._saved(outcome.classifier)

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.files import digest, digest_tensors, private_folder, read_tensors, write_tensors
+from stakes.files import (
+    LEFTOVER_SECONDS,
+    digest,
+    digest_tensors,
+    private_folder,
+    read_tensors,
+    sweep,
+    write_tensors,
+)
 from stakes.meter import Meter
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
@@ -130,4 +138,5 @@ class _Predictions:
         )
         classes = torch.tensor([self.classes[name] for name in names])
         private_folder(self.path.parent)  # the hashes tell who has been looked at
+        sweep(self.path.parent, older=LEFTOVER_SECONDS)
         write_tensors(self.path, {"hashes": raw.clone(), "classes": classes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,9 @@ from stakes.errors import OutputError
 
 _LOG = logging.getLogger(__name__)
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")
+LEFTOVER_SECONDS = 3600.0
+"""In a folder that many share, a temporary folder of this age was left by a write that was killed."""
+
 _SEAL = hashlib.sha256().digest_size
 
 
@@ -75,11 +80,18 @@ def _output_error(target: Path, error: OSError) -> OutputError:
     )
 
 
-def sweep(folder: Path) -> None:
-    """Drop the temporary folders that a killed `writing` left in ``folder``; only for one who is alone there."""
+def sweep(folder: Path, *, older: float = 0.0) -> None:
+    """Drop the temporary folders that a killed `writing` left in ``folder``.
+
+    Args:
+        older: seconds that one must be old, so that nobody loses what is just being written; 0 for one who is alone
+            there.
+    """
+    latest = time.time() - older
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if _LEFTOVER.fullmatch(entry.name) and entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another one was quicker
+            if _LEFTOVER.fullmatch(entry.name) and entry.is_dir() and entry.stat().st_mtime <= latest:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def private_folder(path: Path) -> None:

@@ -90,23 +90,34 @@ def open_run(
     )
     _same("forget set", record.hashes.forget_set, split.forget.fingerprint(), source_name)
     kept = folder.path / "anchors.safetensors"
+    anchors = Anchors.load(kept) if kept.is_file() else None
+    if anchors is not None and record.hashes.anchors is not None:
+        _same(
+            "anchors", record.hashes.anchors, anchors.fingerprint(), str(kept), "That file was changed since."
+        )
     return OpenedRun(
         path=folder.path,
         record=record,
         before=before.eval().requires_grad_(False).to(on),
         after=after.eval().requires_grad_(False).to(on),
         split=split,
-        anchors=Anchors.load(kept) if kept.is_file() else None,
+        anchors=anchors,
         history=folder.history(),
         device=on,
     )
 
 
-def _same(what: str, recorded: str, found: str, where: str | None) -> None:
+def _same(
+    what: str,
+    recorded: str,
+    found: str,
+    where: str | None,
+    fix: str = "Say where the right one is with --model or --data.",
+) -> None:
     if recorded != found:
         raise RunFolderError(
             f"{what} of the run",
             expected=f"the one of the record ({recorded[:12]}…)",
             got=f"another ({found[:12]}…) at {where}",
-            fix="Say where the right one is with --model or --data.",
+            fix=fix,
         )

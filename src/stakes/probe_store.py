@@ -15,7 +15,16 @@ from torch import Tensor
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
 from stakes.errors import DataError, NumericalError
-from stakes.files import digest, digest_json, digest_tensors, private_folder, read_tensors, write_tensors
+from stakes.files import (
+    LEFTOVER_SECONDS,
+    digest,
+    digest_json,
+    digest_tensors,
+    private_folder,
+    read_tensors,
+    sweep,
+    write_tensors,
+)
 from stakes.memory import Fitting
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
@@ -151,6 +160,7 @@ class ProbeStore:
         done = total - len(missing) * settings.per_image
         progress("probes", done, total)
         if missing:
+            processes.only_main(lambda: sweep(folder, older=LEFTOVER_SECONDS))
             attack = _Attack(
                 classifier, forget, settings, seed, device or torch.device("cpu"), precision, chunk
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stakes.data.names import unprintable
 from stakes.errors import AnchorError
 from stakes.files import digest
 
@@ -95,6 +96,8 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_CLASS_NAME:
             wanted = f"non-empty strings of at most {LONGEST_CLASS_NAME} characters"
             raise AnchorError("class name", expected=wanted, got=_short(name))
+        if unprintable(name):
+            raise AnchorError("class name", expected="no control characters", got=ascii(name))
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise AnchorError("class names", expected="each name once", got=f"{listed(twice)} more than once")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from stakes.errors import DataError
 
 _SHOWN = 8
+# Overrides of the writing direction: what is read is then not what is compared.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def checked_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Give ``names`` as a tuple of distinct, non-empty strings.
+    """Give ``names`` as a tuple of distinct, non-empty strings without control characters.
 
     Raises:
-        DataError: there is none, one is not a string or is blank, or one appears twice.
+        DataError: there is none, one is not a string, is blank or holds a control character, or one appears twice.
 
     Example:
         >>> checked_names(["cat", "dog"])
@@ -27,10 +30,29 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
     for position, name in enumerate(found):
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"class name {position}", expected="a name that is not blank", got=repr(name))
+        if unprintable(name):
+            raise DataError(
+                f"class name {position}",
+                expected="no control characters",
+                got=ascii(name),
+                fix="Rename the class, or the folder that it comes from.",
+            )
         if name in seen:
             raise DataError(f"class name {position}", expected="every name once", got=f"{name!r} again")
         seen.add(name)
     return found
+
+
+def unprintable(name: str) -> bool:
+    """Whether a name holds what could steer a terminal or turn text around instead of being shown.
+
+    Path signs such as ``/`` and ``..`` are let through: no file is ever named after a class.
+
+    Example:
+        >>> unprintable("../cat"), unprintable("cat\\x1b[2J")
+        (False, True)
+    """
+    return any(unicodedata.category(sign) in ("Cc", "Cs") or sign in _TURNING for sign in name)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,14 +12,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import nn
 
+from stakes.anchors.safefile import stable_bytes
 from stakes.errors import CheckpointError, NetworkError
-from stakes.files import write_bytes, write_json, writing
+from stakes.files import digest_tensors, write_bytes, write_json, writing
 from stakes.models import zoo
 from stakes.models.classifier import Classifier
 from stakes.models.projector import Projector
 from stakes.models.registry import build_network
-from stakes.models.weights import PICKLES, fill, locate, read_json, read_weights
+from stakes.models.weights import PICKLES, SEAL, fill, locate, read_json, read_weights
+from stakes.retry import patiently
 
+_WANTED = ["*.safetensors", "*.json", "*.bin"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -106,7 +109,7 @@ def save_checkpoint(classifier: Classifier, folder: Path) -> None:
 
     A new folder appears whole or not at all; in an existing one each file is replaced whole and others are
     left. The bits agree on the same machine, device and memory format; elsewhere, kernels may round
-    differently.
+    differently. The weights carry their SHA-256, so a damaged file is refused when it is loaded.
 
     Args:
         classifier: any classifier in float32, on any device.
@@ -116,8 +119,6 @@ def save_checkpoint(classifier: Classifier, folder: Path) -> None:
         CheckpointError: weights that are not float32, or a projector of another class than ``Projector``.
         OutputError: the folder cannot be written.
     """
-    from safetensors.torch import save
-
     if classifier.projector is not None and not isinstance(classifier.projector, Projector):
         raise CheckpointError(
             "the projector cannot be saved",
@@ -135,7 +136,7 @@ def save_checkpoint(classifier: Classifier, folder: Path) -> None:
             got=wrong[0],
             fix="Convert with classifier.float() and measure again.",
         )
-    data = save(state, metadata={"format": "pt"})
+    data = stable_bytes(state, {"format": "pt", SEAL: digest_tensors(state)})
     folder = Path(folder)
     if folder.exists():
         write_json(folder / "config.json", classifier.config)
@@ -164,7 +165,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.bin"]))
+        return Path(patiently(f"model {hub_id}", lambda: snapshot_download(hub_id, allow_patterns=_WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise NetworkError(
             f"{hub_id} is neither a file or folder here nor a model that the hub could give",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from stakes.data.names import unprintable
 from stakes.errors import ModelError
 from stakes.models.head import HeadSearch
 
@@ -32,7 +33,9 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
 
 
 def check_names(class_names: Sequence[str], found: HeadSearch) -> None:
-    """Refuse class names that repeat or are not one per output."""
+    """Refuse class names that repeat, hold control characters, or are not one per output."""
+    if odd := [name for name in class_names if unprintable(str(name))]:
+        raise ModelError("class names for the network", expected="no control characters", got=ascii(odd[0]))
     outputs = found.head.out_features
     if len(class_names) != outputs:
         raise ModelError(

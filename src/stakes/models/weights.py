@@ -13,8 +13,12 @@ import torch
 from torch import nn
 
 from stakes.errors import CheckpointError
+from stakes.files import digest_tensors
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+SEAL = "stakes.sha256"
+"""In the metadata of a safetensors file that we wrote: the digest of its tensors."""
+
 _INDEX = "model.safetensors.index.json"
 
 
@@ -116,11 +120,13 @@ def read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(file)  # type: ignore[no-any-return]
+        with safe_open(file, framework="pt") as handle:
+            stated = (handle.metadata() or {}).get(SEAL)
+        state: dict[str, torch.Tensor] = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot read {file}",
@@ -128,6 +134,14 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
             got=f"{file.stat().st_size} bytes that are truncated or corrupt ({error})",
             fix="Copy or download it again.",
         ) from error
+    if stated is not None and digest_tensors(state) != stated:
+        raise CheckpointError(
+            f"{file} is damaged or was changed",
+            expected=f"weights with the SHA-256 that it states ({stated[:12]}…)",
+            got="others",
+            fix="Copy it again, or make it again. After a change on purpose, save it with save_checkpoint.",
+        )
+    return state
 
 
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
