@@ -26,6 +26,9 @@ class Layout(StrEnum):
 
     table2 = "table2"
     table3 = "table3"
+    table4 = "table4"
+    table5 = "table5"
+    table6 = "table6"
     plain = "plain"
 
 
@@ -35,6 +38,13 @@ class Format(StrEnum):
     markdown = "markdown"
     latex = "latex"
     html = "html"
+
+
+class Engine(StrEnum):
+    """Who carries out the cells."""
+
+    local = "local"
+    ray = "ray"
 
 
 @commands.command()
@@ -64,6 +74,22 @@ def bench(
         bool, typer.Option("--keep-models", help="Keep the run folder of every cell, weights included.")
     ] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Only this seed of the grid.")] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster; without it one is started here.")
+    ] = None,
+    cpus_per_cell: Annotated[
+        float, typer.Option("--cpus-per-cell", help="CPUs (and threads) of a cell on the Ray cluster.")
+    ] = 1,
+    gpus_per_cell: Annotated[
+        float, typer.Option("--gpus-per-cell", help="GPUs of a cell on the Ray cluster.")
+    ] = 0,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, help="How often a cell is tried again after its worker died (ray)."),
+    ] = 3,
     device: Annotated[str | None, typer.Option("--device", help="In place of the grid's.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="In place of the grid's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -71,12 +97,16 @@ def bench(
     """Run a grid of unlearnings; finished cells stay, failed ones are told. Exit 7: some cells failed."""
     from stakes.bench.board import ConsoleBoard
     from stakes.bench.cells import expand
+    from stakes.bench.cluster import Cluster
     from stakes.bench.cost import grid_cost
     from stakes.bench.engine import run_bench
     from stakes.bench.grid import load_grid
     from stakes.bench.plugins import load_plugins
     from stakes.errors import ConfigError
 
+    if address is not None and engine is Engine.local:
+        raise ConfigError("--address", expected="--engine ray", got="--engine local")
+    cluster = Cluster(address, cpus_per_cell, gpus_per_cell, retries) if engine is Engine.ray else None
     registry = load_plugins(plugins or [])
     given = {"device": device, "precision": precision, "retain_sample": retain_sample}
     wanted = _changed(load_grid(grid), given, keep_models)
@@ -96,6 +126,7 @@ def bench(
         retry_failed=retry_failed,
         seed=seed,
         board=ConsoleBoard(),
+        cluster=cluster,
     )
     if as_json:
         found = {
@@ -122,7 +153,7 @@ def bench(
 def table(
     folder: Annotated[Path, typer.Argument(help="Folder of a bench.")],
     layout: Annotated[
-        Layout, typer.Option("--layout", help="The paper's Table 2 or 3, or a line a cell.")
+        Layout, typer.Option("--layout", help="One of the paper's Tables 2 to 6, or a line a cell.")
     ] = Layout.plain,
     kind: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.")] = None,

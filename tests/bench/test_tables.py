@@ -117,6 +117,31 @@ def test_published_figures_stand_beside_ours() -> None:
     assert sheet(face, layout="table3").get("test", "adv", 3).published == 72.28
 
 
+def variant(row: str, seed: int = 0, **figures: Any) -> Record:
+    made = record("structguard", 256, seed, **figures)
+    return made.model_copy(update={"request": made.request | {"row": row}})
+
+
+def test_rows_of_variants_go_by_their_names() -> None:
+    found = [
+        variant("full", test=20.0),
+        variant("no-alignment", test=15.0, retain=60.0),
+        variant("mine", test=30.0),
+    ]
+    made = sheet(*found, record("before", 256, forget=100), layout="table5")
+    assert made.rows == ("before", "mine", "no-alignment", "full")
+    assert made.get("test", "full", 256).published == 56.32
+    assert made.get("retain", "no-alignment", 256).published == 42.36
+    assert made.get("test", "mine", 256).published is None
+    assert made.get("test", "mine", 256).best
+    text = render([made], "table5", "markdown")
+    assert "| method | k | test accuracy | retain accuracy | 100 − forget accuracy | n |" in text
+    assert "| no-alignment | 256 | 15.00 (37.75) | 60.00 (42.36) | 100.00 (100.00) | 1 |" in text
+    assert "published for CIFAR-10" in text
+    assert r"\midrule" in render([made], "table5", "latex")
+    assert sheet(*found, layout="table6").get("test", "full", 256).published is None
+
+
 def test_unknown_figures_stay_unknown() -> None:
     made = sheet(record("adv", retain=None), record("adv", seed=1, retain=50))
     assert made.get("retain", "adv", 16).mean is None, "half of the seeds is no mean over the seeds"

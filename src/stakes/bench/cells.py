@@ -80,7 +80,12 @@ def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = N
 
 
 def _configured(entry: MethodEntry, registry: Registry) -> Method[Any]:
-    return registry.find(entry.method).configure(entry.preset, entry.settings)
+    method = registry.find(entry.method).configure(entry.preset, entry.settings)
+    if entry.anchors is not None and "anchors" not in method.needs:
+        raise ConfigError(
+            f"anchors of row {entry.row}", expected="a method that uses anchors", got=entry.method
+        )
+    return method
 
 
 def _cell(
@@ -105,7 +110,7 @@ def _cell(
         "published": data.published,
     }
     if "anchors" in method.needs:
-        request["anchors"] = anchors
+        request["anchors"] = entry.anchors or anchors
     if entry.method in registry.digests:
         request["plugin"] = registry.digests[entry.method]
     run = grid.run.model_copy(update={"seed": seed})

@@ -115,6 +115,8 @@ def _cell_cost(cell: Cell, facts: Facts) -> CellCost:
     step = _STEP.get(cell.method.name, _by_batches)(sizes)
     unlearn = setup + step * steps + Passes(_testing(sizes))
     retain = facts.train_images - cell.k
+    if cell.entry.anchors == "prototypes":
+        unlearn += Passes(retain)
     if cell.run.retain_sample is not None:
         retain = min(retain, cell.run.retain_sample)
     return CellCost(cell.id, steps, unlearn, Passes(facts.test_images + max(0, retain) + cell.k))

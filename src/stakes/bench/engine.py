@@ -10,6 +10,7 @@ import torch
 
 from stakes.bench.board import Board, QuietBoard
 from stakes.bench.cells import expand
+from stakes.bench.cluster import Cluster, work_on
 from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid
 from stakes.bench.plugins import Registry
@@ -45,6 +46,7 @@ def run_bench(
     retry_failed: bool = False,
     seed: int | None = None,
     board: Board | None = None,
+    cluster: Cluster | None = None,
 ) -> Report:
     """Carry out the cells of a grid that are not finished.
 
@@ -61,6 +63,8 @@ def run_bench(
         retry_failed: try again what failed before; otherwise it is only told.
         seed: only the cells of that seed.
         board: told how far the work is.
+        cluster: carry the cells out on a Ray cluster instead of in processes of this machine; with the same number of
+            threads the records are the same.
 
     Raises:
         ConfigError, DataError: the grid is wrong or its files are missing, before any work is done.
@@ -84,7 +88,9 @@ def run_bench(
         schedule = Schedule(plan(expand(grid, registry), todo))
         order = Order(grid, out.resolve(), places.resolve(), registry.files, tuple(todo))
         with board.showing(cells, folder, todo, skipped, max(1, jobs)):
-            if jobs <= 1 or len(todo) <= 1:
+            if cluster is not None and todo:
+                work_on(order, schedule, board, cluster=cluster, jobs=max(1, min(jobs, len(todo))))
+            elif jobs <= 1 or len(todo) <= 1:
                 _work_here(Workshop(order), schedule, board)
             else:
                 threads = max(1, torch.get_num_threads() // jobs)

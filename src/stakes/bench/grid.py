@@ -70,7 +70,11 @@ class DataEntry(Settings):
 
 
 class MethodEntry(Settings):
-    """A row of the tables: a method with its settings; ``k`` and ``seeds`` narrow those of the grid."""
+    """A row of the tables: a method with its settings; ``k`` and ``seeds`` narrow those of the grid.
+
+    ``anchors: prototypes`` gives the row visual prototypes, class means over the retain set, in place of the data's
+    anchors (Table 4).
+    """
 
     method: str
     preset: str | None = None
@@ -78,6 +82,7 @@ class MethodEntry(Settings):
     label: Name | None = Field(None, description="name of the row; by default method[-preset]")
     k: tuple[Count, ...] | None = Field(None, min_length=1)
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
+    anchors: Literal["prototypes"] | None = None
 
     @property
     def row(self) -> str:

@@ -27,12 +27,13 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Published:
-    """One data set of one table: a value for each block, method and k."""
+    """One data set of one table: a value for each block, method (by_row: label of a grid's row) and k."""
 
     table: str
     title: str
     k: tuple[int, ...]
     values: Mapping[Block, Mapping[str, tuple[float, ...]]]
+    by_row: bool = False
 
     def value(self, block: Block, method: str, k: int) -> float | None:
         """The published figure; None where there is none.

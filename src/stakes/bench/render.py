@@ -15,8 +15,8 @@ Format = Literal["markdown", "latex", "html"]
 def render(found: Sequence[Sheet], layout: Layout, kind: Format) -> str:
     """All tables as one text.
 
-    ``table2`` and ``table3``: rows are methods, columns are k, one block a figure. ``plain``: a line for each method
-    and k.
+    ``table2`` and ``table3``: rows are methods, columns are k, one block a figure. All others: a line for each row and
+    k, the figures side by side.
     """
     body = "\n\n".join(_RENDERERS[kind](sheet, layout) for sheet in found)
     return f"{_PAGE.format(body=body)}\n" if kind == "html" else f"{body}\n"
@@ -43,7 +43,7 @@ _Text = list[list[str]]
 
 
 def _table(sheet: Sheet, layout: Layout, show: Callable[[Entry], str], plain: Callable[[str], str]) -> _Text:
-    if layout == "plain":
+    if not _in_blocks(layout):
         return _lines(sheet, show, plain)
     rows: _Text = [[plain("method"), *(plain(f"k = {k}") for k in sheet.k), plain("n")]]
     for block in BLOCKS:
@@ -52,6 +52,10 @@ def _table(sheet: Sheet, layout: Layout, show: Callable[[Entry], str], plain: Ca
             entries = [sheet.get(block, row, k) for k in sheet.k]
             rows.append([plain(row), *map(show, entries), plain(_numbers(entries))])
     return rows
+
+
+def _in_blocks(layout: Layout) -> bool:
+    return layout in ("table2", "table3")
 
 
 def _lines(sheet: Sheet, show: Callable[[Entry], str], plain: Callable[[str], str]) -> _Text:
@@ -133,7 +137,7 @@ def _latex(sheet: Sheet, layout: Layout) -> str:
             lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{row[0]}}}}} \\"]
         else:
             lines.append(" & ".join(row) + r" \\")
-    if layout == "plain":
+    if not _in_blocks(layout):
         lines.insert(1, r"\midrule")
     return "\n".join(
         [

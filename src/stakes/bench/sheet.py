@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stakes.bench.published import BLOCKS, PUBLISHED, Block
+from stakes.bench.ablations import PUBLISHED_ROWS
+from stakes.bench.published import BLOCKS, PUBLISHED, Block, Published
 from stakes.errors import RunFolderError
 from stakes.methods import METHODS
 from stakes.records import Record
 
-Layout = Literal["table2", "table3", "plain"]
+Layout = Literal["table2", "table3", "table4", "table5", "table6", "plain"]
 BLOCK_TITLES: dict[Block, str] = {
     "test": "test accuracy",
     "retain": "retain accuracy",
@@ -64,7 +65,7 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
 
     Args:
         records: by the name of their cell.
-        layout: ``table2`` and ``table3`` print the paper's figures beside ours, where the data have some.
+        layout: ``table2`` to ``table6`` print the paper's figures beside ours, where the data have some.
         failed: cells that have no record.
 
     Raises:
@@ -96,19 +97,30 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
             )
         found[row, k][record.seed] = record
         methods[row] = record.method
-    reference = PUBLISHED.get(str(next(iter(records.values())).request.get("published")))
-    if layout == "plain" or (reference is not None and reference.table != layout):
-        reference = None
+    reference = _reference(layout, str(next(iter(records.values())).request.get("published")))
     entries: dict[tuple[Block, str, int], Entry] = {}
     for (row, k), by_seed in found.items():
         group = [by_seed[seed] for seed in sorted(by_seed)]
         for block in BLOCKS:
-            published = reference.value(block, methods[row], k) if reference else None
+            known = row if reference is not None and reference.by_row else methods[row]
+            published = reference.value(block, known, k) if reference else None
             entries[block, row, k] = _entry(block, group, published)
     ks = tuple(sorted({k for _, k in found}))
-    rows = sorted(methods, key=lambda row: (_place(methods[row]), row))
+    variants = list(reference.values["test"]) if reference is not None and reference.by_row else []
+    rows = sorted(
+        methods,
+        key=lambda row: (variants.index(row) if row in variants else -1, _place(methods[row]), row),
+    )
     _mark_best(entries, [row for row in rows if methods[row] not in REFERENCES], ks)
     return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed)
+
+
+def _reference(layout: Layout, data: str) -> Published | None:
+    """The published figures that a layout prints beside those of a data set."""
+    if layout in PUBLISHED_ROWS:
+        return PUBLISHED_ROWS[layout].get(data)
+    found = PUBLISHED.get(data)
+    return found if found is not None and found.table == layout else None
 
 
 def _entry(block: Block, records: Sequence[Record], published: float | None) -> Entry:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stakes.anchors import Anchors, build_anchors
+from stakes.anchors.prototypes import visual_prototypes
 from stakes.api import unlearn
 from stakes.bench.cells import Cell, expand
 from stakes.bench.folder import BenchFolder
@@ -16,7 +17,7 @@ from stakes.bench.plugins import load_plugins
 from stakes.bench.schedule import Task
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
-from stakes.errors import ConfigError, OutputError, RunFolderError, StakesError
+from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
 from stakes.evaluator import Evaluator
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
@@ -102,7 +103,7 @@ class Workshop:
         result = unlearn(
             classifier,
             split,
-            anchors=self._anchors_of(cell, classifier) if "anchors" in cell.method.needs else None,
+            anchors=self._anchors_of(cell, classifier, split) if "anchors" in cell.method.needs else None,
             method=cell.method,
             preset=cell.preset,
             out=self.folder.work(cell.id),
@@ -160,7 +161,13 @@ class Workshop:
         )
         return classifier, split
 
-    def _anchors_of(self, cell: Cell, classifier: Classifier) -> Anchors:
+    def _anchors_of(self, cell: Cell, classifier: Classifier, split: ForgetSplit) -> Anchors:
+        if cell.entry.anchors == "prototypes":
+            if split.retain is None:
+                raise DataError(f"prototypes for {cell.id}", expected="a retain set", got="none")
+            device = resolve_device(cell.run.device)
+            original = classifier.clone().eval().to(device)
+            return visual_prototypes(original, split.retain, batch=cell.run.eval_batch, device=device)
         if cell.problem not in self._anchors:
             grid, wanted = self.order.grid, cell.data.anchors
             if isinstance(wanted, str):

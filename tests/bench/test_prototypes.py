@@ -1,0 +1,76 @@
+"""Rows that hold on to visual prototypes in place of the data's anchors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchkit import STRUCTGUARD, Make, Write, records
+from torch.nn import functional as F
+
+from stakes.anchors.prototypes import visual_prototypes
+from stakes.bench import run_bench
+from stakes.bench.cells import expand
+from stakes.bench.cost import grid_cost
+from stakes.bench.grid import load_grid
+from stakes.data import open_source
+from stakes.data.images import ImageSet
+from stakes.errors import AnchorError, ConfigError
+from stakes.models.checkpoint import load_checkpoint
+from stakes.models.projector import Projector
+
+ROWS = [
+    {"method": "structguard", "settings": STRUCTGUARD, "label": "semantic"},
+    {"method": "structguard", "settings": STRUCTGUARD, "label": "visual", "anchors": "prototypes"},
+]
+
+
+def images_of(home: Path) -> ImageSet:
+    train = open_source(str(home / "data"), size=(1, 8, 8)).train
+    assert train is not None
+    return train
+
+
+def test_they_are_class_means_whatever_the_batch(home: Path) -> None:
+    model, some = load_checkpoint(home / "model"), images_of(home)
+    with torch.no_grad():
+        features = model.features(some.batch(slice(None))).double()
+    expected = F.normalize(torch.stack([features[some.labels == c].mean(0) for c in range(10)]), dim=1)
+    for batch in (7, 256):
+        found = visual_prototypes(model, some, batch=batch)
+        torch.testing.assert_close(found.matrix.double(), expected, rtol=0, atol=1e-6)
+    assert found.provenance["images"] == "300"
+    assert found.class_names == model.class_names
+    deployed = model.clone()
+    deployed.projector = Projector(model.feature_width, init="identity")
+    torch.testing.assert_close(visual_prototypes(deployed, some).matrix, found.matrix)
+
+
+def test_a_class_without_images_is_named(home: Path) -> None:
+    some = images_of(home)
+    with pytest.raises(AnchorError, match="'7'"):
+        visual_prototypes(load_checkpoint(home / "model"), some.subset(some.labels != 7))
+
+
+def test_a_row_runs_with_them(write: Write, tmp_path: Path) -> None:
+    report = run_bench(load_grid(write(methods=ROWS)), tmp_path / "out")
+    assert not report.failed
+    found = records(tmp_path / "out")
+    assert found["visual"].request["anchors"] == "prototypes"
+    assert found["visual"].hashes.anchors != found["semantic"].hashes.anchors
+    assert found["visual"].hashes.probes == found["semantic"].hashes.probes
+
+
+def test_the_cost_counts_them(grid_of: Make) -> None:
+    grid = grid_of(methods=ROWS)
+    semantic, visual = grid_cost(grid, expand(grid)).cells
+    assert visual.unlearn.forward - semantic.unlearn.forward == 298
+    assert visual.unlearn.backward == semantic.unlearn.backward
+
+
+def test_only_methods_with_anchors_take_them(grid_of: Make) -> None:
+    with pytest.raises(ConfigError, match="a method that uses anchors"):
+        expand(grid_of(methods=[{"method": "neggrad", "anchors": "prototypes"}]))
+    with pytest.raises(ConfigError, match="prototypes"):
+        grid_of(methods=[{"method": "structguard", "anchors": "other"}])
