@@ -294,6 +294,7 @@ def _reading(attack: str, found: Separation) -> str:
 def _draw(axis: Any, tested: dict[str, _Tested], main: str) -> None:
     inks = {"before": INK["before"], "after": INK["after"], "retrained": INK["other"]}
     least = min(1 / len(result.found[main].negative) for result in tested.values()) / 2
+    lowest = min(1 / len(result.found[main].positive) for result in tested.values()) / 2
     for model, result in tested.items():
         found = result.found[main]
         for sign, side, line in ((1, "high scores", "-"), (-1, "low scores", "--")):
@@ -312,7 +313,7 @@ def _draw(axis: Any, tested: dict[str, _Tested], main: str) -> None:
         xscale="log",
         yscale="log",
         xlim=(least, 1),
-        ylim=(least, 1.1),
+        ylim=(lowest, 1.1),
         xlabel="false-positive rate",
         ylabel="true-positive rate",
     )
