@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def similarity(before: Tensor, after: Tensor) -> Tensor:
     return F.cosine_similarity(one, two, dim=1).clamp(0, 1).masked_fill(blank, torch.nan)
 
 
-def _captum() -> tuple[type, object]:
+def _captum() -> tuple[Any, Any]:
     try:
         from captum.attr import LayerAttribution, LayerGradCam
     except ImportError:
@@ -127,7 +128,8 @@ def analysis(context: Context) -> Section:
             "the network has no convolution that gives a map of the image, so there is nothing for Grad-CAM to show."
         )
     kept, _ = context.first_of("retain", "test", why="forgotten images are compared with others")
-    looked = [_look(context, name, layer) for name in ("forget", kept)]  # type: ignore[arg-type]
+    sets: tuple[SetName, ...] = ("forget", kept)
+    looked = [_look(context, name, layer) for name in sets]
     means = {one.name: float(one.likeness.mean()) if len(one.likeness) else None for one in looked}
     numbers: dict[str, float | int | None] = {}
     for one in looked:

@@ -211,7 +211,7 @@ def _bars(context: Context, cases: list[_Case]) -> Figure:
     figure = new_figure(7, 3.0)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, case in zip(axes, cases, strict=True):
-        for offset, side in ((-0.2, "before"), (0.2, "after")):
+        for offset, side in zip((-0.2, 0.2), SIDES, strict=True):
             heights = [
                 float("nan") if value is None else value for value in case.found[side].percent().values()
             ]
