@@ -118,7 +118,12 @@ def write_comparison(runs: Sequence[Compared], path: Path, *, embed_images: bool
 
 def render_comparison(runs: Sequence[Compared], *, embed_images: bool = False) -> str:
     """The page of a comparison as HTML. All that comes from data or user is escaped."""
-    curves = [Curve(run.key, accuracy_points(run.history, run.record.before.forget_accuracy)) for run in runs]
+    curves = [
+        Curve(
+            f"{run.key} {run.record.method}", accuracy_points(run.history, run.record.before.forget_accuracy)
+        )
+        for run in runs
+    ]
     return render(
         "compare.html.j2",
         runs=runs,
