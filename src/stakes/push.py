@@ -9,6 +9,7 @@ from pathlib import Path
 from stakes.errors import ConfigError, NetworkError, OutputError, RunFolderError
 from stakes.files import digest_tensors, write_bytes, writing
 from stakes.records import Record
+from stakes.report.card import model_card
 
 FILES = ("README.md", "config.json", "model.safetensors")
 TOKEN = "HF_TOKEN"  # noqa: S105  # the variable's name
@@ -19,7 +20,7 @@ def export_run(run: str | Path, folder: str | Path) -> Path:
 
     The run folder itself may hold personal data (pictures of analyses, file names in the request); the rest of it is
     never copied. The weights are copied byte for byte, after a check that they are those the record was measured on.
-    Class names stand in ``config.json`` and in the card: look at them before you publish.
+    Class names stand in ``config.json``: look at them before you publish.
 
     Args:
         run: the folder of a finished run.
@@ -37,7 +38,7 @@ def export_run(run: str | Path, folder: str | Path) -> Path:
     """
     run, folder = Path(run), Path(folder)
     _refuse_altered(run, Record.load(run / "record.json"))
-    card = _card(run)
+    card = model_card(run)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             f"folder {folder}", expected="a new or empty folder", got="one with something in it"
@@ -117,11 +118,6 @@ def _refuse_altered(run: Path, record: Record) -> None:
             got=f"hash {found[:12]}",
             fix="They were changed after the run; run it again.",
         )
-
-
-def _card(run: Path) -> str:
-    record = Record.load(run / "record.json")
-    return f"---\nlibrary_name: stakes\n---\n# Model after unlearning\n\n{record.verdict}\n"
 
 
 def _first_line(error: Exception) -> str:
