@@ -24,6 +24,7 @@ from stakes.cli_options import (
     DataOption,
     Device,
     DeviceOption,
+    DryRunOption,
     EncoderOption,
     ForgetOption,
     JsonOption,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from stakes.anchors import Anchors
     from stakes.data.forget import ForgetSplit
     from stakes.data.sources import Source
+    from stakes.methods import Method
     from stakes.models.classifier import Classifier
 
 # Typer's own complaints about words on the command line; the class behind BadParameter has moved between versions.
@@ -167,6 +169,7 @@ def unlearn(
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
     retain_sample: RetainSampleOption = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
+    dry_run: DryRunOption = False,
     track: TrackOption = None,
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
@@ -185,6 +188,15 @@ def unlearn(
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
     classifier, split, source = _open(model, data, forget, seed, allow_pickle=allow_pickle)
+    settings = {
+        "seed": seed,
+        "device": device.value,
+        "precision": precision.value,
+        "retain_sample": retain_sample,
+    }
+    if dry_run:
+        _say_estimate(classifier, split, configured, settings, out, cache, as_json)
+        return
     anchor_set = None
     if "anchors" in configured.needs:
         anchor_set = _anchors(classifier, anchors_file, attributes, encoder)
@@ -208,10 +220,7 @@ def unlearn(
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
             progress=tracked.following(progress),
-            seed=seed,
-            device=device.value,
-            precision=precision.value,
-            retain_sample=retain_sample,
+            **settings,
         )
         tracked.final(result.record)
     page = current().from_main(lambda: write_page(out))
@@ -222,6 +231,31 @@ def unlearn(
         typer.echo(f"model: {out / 'model.safetensors'}\nreport: {page}")
     if not result.record.forgotten:
         raise typer.Exit(NOT_FORGOTTEN)
+
+
+def _say_estimate(
+    classifier: Classifier,
+    split: ForgetSplit,
+    method: Method[Any],
+    settings: dict[str, Any],
+    out: Path,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from stakes.api import default_cache
+    from stakes.config import RunSettings, build
+    from stakes.console import estimate_tables
+    from stakes.estimate import estimate
+
+    run = build(RunSettings, settings)
+    found = estimate(classifier, split, method, run, out=out, cache=cache or default_cache())
+    if as_json:
+        print_json(found.to_json())
+        return
+    for shown in estimate_tables(found):
+        Console().print(shown)
 
 
 @app.command()

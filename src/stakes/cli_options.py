@@ -56,6 +56,10 @@ RetainSampleOption = Annotated[
     int | None,
     typer.Option("--retain-sample", min=1, help="Measure retain accuracy on that many images."),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say image passes, time, disk and memory; run nothing."),
+]
 TrackOption = Annotated[
     list[str] | None,
     typer.Option("--track", help="tensorboard, wandb, mlflow or trackio, any number; see extra 'track'."),

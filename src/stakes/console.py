@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,9 @@ from rich.table import Table
 from stakes.progress import Progress as ProgressCall
 from stakes.progress import silent
 from stakes.records import Figures, Record
+
+if TYPE_CHECKING:
+    from stakes.estimate import Estimate
 
 _SHOWN = {"loss": "loss {:.3f}", "forget_accuracy": "forget {:.1f} %", "test_accuracy": "test {:.1f} %"}
 
@@ -95,6 +99,47 @@ def cost_table(record: Record) -> Table:
             phase.name, f"{phase.seconds:.1f}", f"{phase.forward_images:,}", f"{phase.backward_images:,}"
         )
     return table
+
+
+def estimate_tables(found: Estimate) -> list[Table | str]:
+    """Passes and time by phase, then disk and memory by what takes them."""
+    phases = Table(title=f"at most, by one process on {found.device}", title_justify="left")
+    phases.add_column("phase")
+    for name in ("images forward", "images backward", "time"):
+        phases.add_column(name, justify="right")
+    for name, phase in found.phases.items():
+        phases.add_row(name, f"{phase.forward:,}", f"{phase.backward:,}", _duration(phase.seconds))
+    phases.add_row("together", "", "", _duration(found.seconds))
+    space = Table(title="bytes", title_justify="left")
+    space.add_column("")
+    space.add_column("at most", justify="right")
+    for title, parts in (("disk", found.disk), ("memory", found.memory)):
+        for name, size in parts.items():
+            space.add_row(f"{title}: {name}", _size(size))
+        space.add_row(f"{title}, together", _size(sum(parts.values())))
+    lines: list[Table | str] = [phases, space]
+    lines.append(
+        f"unlearn: up to {found.steps:,} steps; most methods stop once all is forgotten, long before."
+    )
+    for place, free in found.free.items():
+        lines.append(f"free where {place} goes: {_size(free)}")
+    if sum(found.disk.values()) > min(found.free.values()):
+        lines.append("That is less than may be needed.")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _size(count: int) -> str:
+    for unit, power in (("GB", 9), ("MB", 6)):
+        if count >= 10**power:
+            return f"{count / 10**power:,.1f} {unit}"
+    return f"{count / 1000:,.1f} kB"
 
 
 def print_record(record: Record) -> None:

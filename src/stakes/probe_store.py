@@ -172,6 +172,19 @@ class ProbeStore:
             labels = processes.from_main(lambda: [_valid_labels(path, settings) for path in paths])
         return ProbeSet(paths, forget.size, torch.stack([_present(found) for found in labels]))
 
+    def present(
+        self,
+        classifier: Classifier,
+        forget: ImageSet,
+        settings: ProbeSettings,
+        *,
+        seed: int = 0,
+        precision: Precision = "fp32",
+    ) -> int:
+        """How many images of ``forget`` have their probes here already; files are not checked."""
+        folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
+        return sum((folder / f"{name}.safetensors").is_file() for name in forget.hashes())
+
     @staticmethod
     def _key(classifier: Classifier, settings: ProbeSettings, seed: int, precision: Precision) -> str:
         return digest_json(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
 from stakes.bench.cells import Cell
 from stakes.bench.grid import Facts, Grid
+from stakes.config import RunSettings
 from stakes.data.sources import open_source
-from stakes.methods import Job
+from stakes.methods import Job, Method
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ class CellCost:
     steps: int
     unlearn: Passes
     evaluate: Passes
+
+
+class Costed(Protocol):
+    """What a cost hangs on beside the data: a cell, or one request."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def method(self) -> Method[Any]:
+        """Configured."""
+
+    @property
+    def k(self) -> int:
+        """Size of the forget set."""
+
+    @property
+    def run(self) -> RunSettings:
+        """How it is carried out."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,11 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
             images = cell.k * probes.per_image * probes.iterations
             name = f"probes {cell.probes_key} of {cell.problem}, seed {run.seed}"
             _raise(shared, name, Passes(images, images))
-    return GridCost(tuple(_cell_cost(cell, facts[cell.data.name]) for cell in cells), shared)
+    costs = (
+        cell_cost(cell, facts[cell.data.name], prototypes=cell.entry.anchors == "prototypes")
+        for cell in cells
+    )
+    return GridCost(tuple(costs), shared)
 
 
 def _raise(shared: dict[str, Passes], name: str, passes: Passes) -> None:
@@ -108,14 +133,19 @@ def _look(grid: Grid, source: str) -> Facts:
     )
 
 
-def _cell_cost(cell: Cell, facts: Facts) -> CellCost:
+def cell_cost(cell: Costed, facts: Facts, *, prototypes: bool = False) -> CellCost:
+    """The most that one unlearning costs beside probes and the original model's answers.
+
+    Args:
+        prototypes: whether its anchors come from the features of the retained images.
+    """
     sizes = _Sizes(cell, facts)
     steps = sizes.steps
     setup = _SETUP.get(cell.method.name, lambda _: Passes())(sizes)
     step = _STEP.get(cell.method.name, _by_batches)(sizes)
     unlearn = setup + step * steps + Passes(_testing(sizes))
     retain = facts.train_images - cell.k
-    if cell.entry.anchors == "prototypes":
+    if prototypes:
         unlearn += Passes(retain)
     if cell.run.retain_sample is not None:
         retain = min(retain, cell.run.retain_sample)
@@ -125,7 +155,7 @@ def _cell_cost(cell: Cell, facts: Facts) -> CellCost:
 class _Sizes:
     """The sizes of a cell's job."""
 
-    def __init__(self, cell: Cell, facts: Facts) -> None:
+    def __init__(self, cell: Costed, facts: Facts) -> None:
         self.settings: Any = cell.method.settings
         self.needs = cell.method.needs
         self.k, self.facts, self.run, self.method = cell.k, facts, cell.run, cell.method

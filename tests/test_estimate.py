@@ -1,0 +1,96 @@
+"""What a dry run says, against what a run takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tinydigits
+from stakes import cli
+from stakes.api import unlearn
+from stakes.config import RunSettings
+from stakes.estimate import estimate, saved_bytes
+from stakes.methods import find_method
+from stakes.models import Classifier
+from stakes.models.checkpoint import save_checkpoint
+
+FEW = tinydigits.FEW_PROBES | {"max_steps": 3, "probe_batch": 6}
+
+
+@pytest.fixture(scope="module")
+def run() -> RunSettings:
+    return RunSettings(device="cpu")
+
+
+@pytest.mark.parametrize("name", ["structguard", "neggrad"])
+def test_a_run_stays_within_its_estimate(tmp_path: Path, run: RunSettings, name: str) -> None:
+    settings = FEW | {"lr": 1e-6} if name == "structguard" else {"max_steps": 3, "lr": 1e-6}
+    method = find_method(name).configure(None, settings)
+    model, split, cache = tinydigits.digits_model(), tinydigits.split(3), tmp_path / "cache"
+    found = estimate(model, split, method, run, out=tmp_path / "run", cache=cache)
+    assert not any(tmp_path.iterdir()), "nothing is written"
+    result = unlearn(model, split, anchors=tinydigits.anchors(), method=method, cache=cache, device="cpu")
+    for phase in result.record.phases:
+        bound = found.phases[phase.name]
+        assert phase.forward_images <= bound.forward, phase
+        assert phase.backward_images <= bound.backward, phase
+    assert result.record.steps == found.steps == 3
+    written = sum(file.stat().st_size for file in cache.glob("probes/*/*.safetensors"))
+    if name == "structguard":
+        assert 0 < written - found.disk["probes (cache)"] < 3 * 4096, "labels and headers beside the pixels"
+        again = estimate(model, split, method, run, out=tmp_path / "run", cache=cache)
+        assert again.phases["probes"].forward == 0
+        assert "probes (cache)" not in again.disk
+    else:
+        assert written == found.phases["probes"].forward == 0
+    assert found.seconds > 0
+    assert min(found.free.values()) > 0
+
+
+def test_memory_of_a_step_grows_with_the_network(run: RunSettings) -> None:
+    def network(width: int) -> Classifier:
+        layers = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * width, 10)
+        )
+        return Classifier.from_network(layers, class_names=tinydigits.NAMES, input_size=tinydigits.SIZE)
+
+    # The input, and the outputs of ReLU, each once; flattening shares its storage; a softmax of 10 logits.
+    assert saved_bytes(network(8)) == pytest.approx(4 * (64 + 8 * 64 + 10), abs=64)
+    assert saved_bytes(network(16)) > 1.8 * saved_bytes(network(8))
+
+
+def test_measuring_changes_nothing(run: RunSettings, tmp_path: Path) -> None:
+    model = tinydigits.digits_model()
+    before, state = model.fingerprint(), torch.random.get_rng_state()
+    method = find_method("neggrad").configure()
+    estimate(model, tinydigits.split(3), method, run, out=tmp_path, cache=tmp_path)
+    assert model.fingerprint() == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_the_command_says_it_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    save_checkpoint(tinydigits.digits_model("resnet10"), tmp_path / "model")
+    words: list[Any] = ["unlearn", "--model", tmp_path / "model", "--data", "digits", "--forget", "random:4"]
+    words += ["--out", tmp_path / "run", "--cache", tmp_path / "cache", "--device", "cpu", "--dry-run", *more]
+    monkeypatch.setattr(sys, "argv", ["stakes", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert not left.value.code
+    said = capsys.readouterr().out
+    if more:
+        found = json.loads(said)
+        assert found["phases"]["probes"]["forward"] == 4 * 20 * 100
+        assert found["memory_bytes"] == sum(found["memory"].values())
+    else:
+        assert "8,000" in said
+        assert "free where cache goes" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
