@@ -206,3 +206,38 @@ def test_real_faces_are_resized_as_torch_does(shared: Path) -> None:
         source.train.batch(rows), (32, 32), mode="bilinear", antialias=True
     ).clamp(0, 1)
     assert torch.equal(source.train.with_size((3, 32, 32)).batch(rows), direct)
+
+
+def test_a_large_file_is_read_by_row_groups_to_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    from stakes.data import parquet
+
+    folder = _two(tmp_path, [0, 1, 0, 1, 1, 0, 1])
+    path = folder / "train.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=2)
+    whole = open_source(folder).train
+    monkeypatch.setattr(parquet, "IN_MEMORY_BYTES", 0)
+    streamed = open_source(folder).train
+    assert whole is not None
+    assert streamed is not None
+    assert streamed.hashes() == whole.hashes()
+    order = [6, 0, 3, 6, 1]
+    assert torch.equal(streamed.batch(order), whole.batch(order))
+    assert torch.equal(streamed.labels, whole.labels)
+
+
+def test_few_row_groups_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    from stakes.data import parquet
+
+    path = _two(tmp_path, [0, 1] * 10) / "train.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=2)
+    rows = parquet._RowGroups(path, "image")
+    for row in range(20):
+        assert rows[row].as_py() == pq.read_table(path)["image"][row].as_py()
+    found = rows._kept.cache_info()
+    assert (found.misses, found.currsize) == (10, parquet._KEPT_GROUPS), "in order each group is read once"
