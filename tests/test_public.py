@@ -38,3 +38,19 @@ def test_import_loads_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['stakes', *sys.argv[1:]]\n"
+        "from stakes.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as left:\n"
+        "    assert not left.code, left.code\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'datasets', 'matplotlib', 'sklearn', 'accelerate', 'ray'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    for words in (["--help"], ["unlearn", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
