@@ -135,3 +135,4 @@ def test_test_images_stand_in_for_absent_ones(context: Context) -> None:
     section = retrieval.analysis(context)
     assert "test images stand in" in section.limit
     assert section.sentence.startswith("Test images")
+    assert section.numbers["test_r1_after_percent"] is not None

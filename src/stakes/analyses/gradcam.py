@@ -84,7 +84,7 @@ def similarity(before: Tensor, after: Tensor) -> Tensor:
     """Cosine of each pair of maps (n, H, W), in [0, 1]; NaN where one of them is 0 everywhere.
 
     Example:
-        >>> similarity(torch.ones(2, 1, 2), torch.tensor([[[2.0, 2.0]], [[0.0, 0.0]]])).tolist()
+        >>> similarity(torch.ones(2, 1, 1), torch.tensor([[[2.0]], [[0.0]]])).tolist()
         [1.0, nan]
     """
     one, two = before.flatten(1).double(), after.flatten(1).double()

@@ -144,7 +144,7 @@ def analysis(context: Context) -> Section:
     shown = {f"{side} {case.name}": case.found[side].percent() for case in cases for side in SIDES}
     numbers: dict[str, float | int | None] = {"gallery_images": len(gallery)}
     for case in cases:
-        who = "forgotten" if case.name == "forget" else "retained"
+        who = TITLES[case.name]
         numbers[f"{who}_queries"] = int(case.found["after"].answerable.sum())
         for side in SIDES:
             numbers |= {f"{who}_{k}_{side}_percent": v for k, v in shown[f"{side} {case.name}"].items()}
