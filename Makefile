@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO := .venv-zoo
 READY := $(VENV)/.ready
 # Two test workers with one thread each beat one worker with two: most tests are many small steps.
 WORKERS ?= 2
 
-.PHONY: setup demo test lint types docs clean
+.PHONY: setup demo test test-zoo lint types docs wheel-check clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -30,5 +31,20 @@ test: lint types
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Networks of timm and torchvision, in an environment of their own: constraints-zoo.txt says why. Several gigabytes.
+test-zoo: $(ZOO)/.ready
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(ZOO)/bin/python -m pytest -n $(WORKERS) tests/models
+
+$(ZOO)/.ready: pyproject.toml constraints.txt constraints-zoo.txt
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	grep -v '^torch==' constraints.txt > $(ZOO)/constraints.txt
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c $(ZOO)/constraints.txt -c constraints-zoo.txt -e '.[zoo,test]'
+	touch $@
+
+# Wheel and source archive, each installed into an empty environment and used there.
+wheel-check: setup
+	$(BIN)/python tools/wheel_check.py
+
 clean:
-	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ZOO) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
