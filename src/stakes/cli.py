@@ -188,7 +188,7 @@ def unlearn(
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
     classifier, split, source = _open(model, data, forget, seed, allow_pickle=allow_pickle)
-    settings = {
+    settings: dict[str, Any] = {
         "seed": seed,
         "device": device.value,
         "precision": precision.value,

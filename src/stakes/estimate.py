@@ -272,7 +272,8 @@ def _structure(classifier: Classifier, split: ForgetSplit, method: Method[Any]) 
     """Affinities and logits of all probes, float32."""
     if "anchors" not in method.needs:
         return 0
-    return len(split.forget) * method.settings.probes.per_image * 2 * classifier.num_classes * 4
+    probes: int = len(split.forget) * method.settings.probes.per_image
+    return probes * 2 * classifier.num_classes * 4
 
 
 def _free(path: Path) -> int:
@@ -281,7 +282,7 @@ def _free(path: Path) -> int:
     there = path.absolute()
     while not there.exists():
         there = there.parent
-    return shutil.disk_usage(there).free
+    return int(shutil.disk_usage(there).free)
 
 
 def _resident() -> int:

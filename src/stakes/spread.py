@@ -76,7 +76,7 @@ class _SharedPass(torch.autograd.Function):
         return processes.gather(features.detach(), len(pixels))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         pixels = [ctx.mine] if ctx.mine.requires_grad else []
         own = gradient[ctx.processes.share(ctx.total)]
@@ -110,7 +110,7 @@ def _as_one(module: nn.Module, processes: Processes, total: int) -> Iterator[Non
     layers = [one for one in module.modules() if isinstance(one, _BatchNorm) and _takes_statistics(one)]
     for layer in layers:
         # In the instance: for this pass alone, and under hooks and names as they are.
-        layer.forward = _synchronised(layer, processes, total)  # type: ignore[method-assign]
+        layer.forward = _synchronised(layer, processes, total)  # type: ignore[method-assign, assignment]
     _whole.append(total)
     try:
         if not module.training:
@@ -149,7 +149,7 @@ def _synchronised(layer: _BatchNorm, processes: Processes, total: int) -> Callab
             scaled = scaled * layer.weight.view(shape)
         if layer.bias is not None:
             scaled = scaled + layer.bias.view(shape)
-        return scaled.to(values.dtype)
+        return scaled.to(values.dtype)  # type: ignore[no-any-return]
 
     return forward
 
@@ -178,5 +178,5 @@ class _Sum(torch.autograd.Function):
         return processes.reduce(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, ctx.processes.reduce(gradient.contiguous())
