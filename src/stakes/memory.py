@@ -101,7 +101,8 @@ class Fitting:
 def in_parts(run: Callable[[Tensor], Tensor], pixels: Tensor, most: int | None) -> Tensor:
     """``run(pixels)`` with the activations of at most ``most`` images in memory; None: in one piece.
 
-    Each part's activations are computed again when its gradient is due, so a step costs a second forward pass.
+    Each part's activations are computed again when its gradient is due, so a step costs a second forward pass,
+    which the meter does not see.
 
     Args:
         run: pixels (n, C, H, W) to features or logits (n, d), row by row.
