@@ -113,6 +113,17 @@ def test_what_is_not_possible_is_said(home: Path) -> None:
     assert report.overview.numbers["skipped"] == 1
 
 
+def test_numbers_astray_in_one_attack_leave_the_others(home: Path) -> None:
+    report = audit(
+        home / "run",
+        attacks=["relearning", "changes"],
+        settings=QUICK | {"relearning.lr": 1e30},
+        device="cpu",
+    )
+    assert "astray" in report.skipped["relearning"]
+    assert list(report.sections) == ["changes"]
+
+
 def test_an_opened_run_is_taken_as_it_is(home: Path) -> None:
     run = open_run(home / "run", device="cpu")
     kept = run.before.fingerprint(), run.after.fingerprint()

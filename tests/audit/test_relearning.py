@@ -17,7 +17,7 @@ from stakes.errors import NumericalError
 from stakes.models import Classifier
 
 CPU = torch.device("cpu")
-LIMITS = {"relearning.lr": 0.01, "relearning.max_steps": 60, "relearning.retain_steps": 20}
+LIMITS = {"relearning.lr": 0.001, "relearning.max_steps": 60, "relearning.retain_steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,7 @@ def test_relearning_leaves_the_model_alone_and_stops_when_done() -> None:
             model,
             forget,
             {"forget": forget},
-            lr=0.05,
-            momentum=0.9,
+            lr=0.003,
             batch=16,
             max_steps=80,
             generator=torch.Generator().manual_seed(0),
@@ -113,7 +112,6 @@ def test_a_rate_that_ruins_the_model_is_an_error() -> None:
             forget,
             {"forget": forget},
             lr=1e20,
-            momentum=0.9,
             batch=16,
             max_steps=20,
             generator=torch.Generator(),

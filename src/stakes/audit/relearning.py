@@ -44,7 +44,6 @@ def relearn(
     watch: Mapping[str, ImageSet],
     *,
     lr: float,
-    momentum: float,
     batch: int,
     max_steps: int,
     generator: torch.Generator,
@@ -53,10 +52,11 @@ def relearn(
     measure_every: int = 5,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Relearned:
-    """Fine-tune a copy on ``train`` by SGD on the cross-entropy, and watch accuracies.
+    """Fine-tune a copy on ``train`` by Adam on the cross-entropy, and watch accuracies.
 
     BatchNorm statistics and dropout stay as in evaluation, so that what is measured comes from the weights alone; all
-    parameters move. Batches are drawn without replacement, epoch after epoch.
+    parameters move. Adam, since its steps do not grow with the loss: unlearning may leave losses of 20 and more, at
+    which SGD with a usual rate diverges. Batches are drawn without replacement, epoch after epoch.
 
     Args:
         classifier: never changed.
@@ -68,13 +68,13 @@ def relearn(
         NumericalError: the loss is not finite.
 
     Example:
-        >>> relearn(classifier, forget, {"forget": forget}, lr=1e-3, momentum=0.9, batch=32, max_steps=100,
+        >>> relearn(classifier, forget, {"forget": forget}, lr=3e-4, batch=32, max_steps=100,
         ...     generator=torch.Generator(), device=torch.device("cpu"), until="forget").steps_to(50, "forget")
         ... # doctest: +SKIP
         3
     """
     model = classifier.clone().to(device).eval().requires_grad_(True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     batch = min(batch, len(train))
     steps: list[int] = []
     found: dict[str, list[float]] = {name: [] for name in watch}

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from stakes.audit.evidence import Evidence, Skipped
+from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.references import Reference, expanded, load_reference
 from stakes.audit.sections import ATTACKS
 from stakes.audit.settings import AuditSettings
 from stakes.config import Device
-from stakes.errors import ConfigError
+from stakes.errors import ConfigError, NumericalError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
 from stakes.report.page import write_page
@@ -125,7 +125,7 @@ def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport
     skipped: dict[str, str] = {}
     for name in wanted:
         with evidence.meter.phase(name):
-            finding = ATTACKS[name](evidence)
+            finding = _tried(name, evidence)
         if isinstance(finding, Skipped):
             skipped[name] = finding.reason
         else:
@@ -135,6 +135,14 @@ def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport
     overview.save(path)
     seconds = {name: round(evidence.meter.phases[name].seconds, 2) for name in wanted}
     return AuditReport(found, skipped, seconds, overview, write_page(path))
+
+
+def _tried(name: str, evidence: Evidence) -> Finding:
+    """One attack; numbers that go astray in it are no reason to lose the others."""
+    try:
+        return ATTACKS[name](evidence)
+    except NumericalError as error:
+        return Skipped(f"its numbers went astray ({str(error).rstrip('.')})")
 
 
 def _overview(

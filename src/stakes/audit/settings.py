@@ -33,14 +33,13 @@ class MembershipSettings(Settings):
 
 
 class RelearningSettings(Settings):
-    """Fine-tuning by SGD with BatchNorm statistics and dropout as in evaluation.
+    """Fine-tuning by Adam with BatchNorm statistics and dropout as in evaluation.
 
     Measured after each of the first 20 steps, then after every fifth.
     """
 
     images: int = Field(256, ge=1, description="at most that many forget images")
-    lr: float = Field(0.001, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(3e-4, gt=0)
     batch: int = Field(32, ge=1)
     max_steps: int = Field(100, ge=1)
     retain_steps: int = Field(50, ge=1, description="steps on retained images alone")

@@ -7,7 +7,7 @@ from typing import Any
 
 from stakes.audit.drawing import INK, save_svg
 from stakes.audit.evidence import Evidence, Finding, Skipped
-from stakes.audit.probing import layer_features, readable
+from stakes.audit.probing import FEATURES, layer_features, readable
 from stakes.data.images import ImageSet
 from stakes.models.classifier import Classifier
 from stakes.report.section import Figure, Section, Table
@@ -102,7 +102,8 @@ def _section(evidence: Evidence, groups: _Groups, found: dict[str, Layers]) -> S
         title="Linear probe: is the label still in the features?",
         sentence=(
             f"From layer “{best}” of the unlearned model a linear probe reads the original label of "
-            f"{after[best]['forget']:.1f} % of the forget images ({earlier}{unseen})."
+            f"{after[best]['forget']:.1f} % of the forget images ({earlier}{unseen})"
+            + _from_features(after, best)
         ),
         limit=(
             f"Probes fitted on {len(groups.fit)} {groups.fit_is} images, best layer by the forget images themselves; a "
@@ -147,6 +148,15 @@ def _section(evidence: Evidence, groups: _Groups, found: dict[str, Layers]) -> S
         }
         | evidence.cost("linear-probe"),
     )
+
+
+def _from_features(after: Layers, best: str) -> str:
+    """What the head is given, where that is not the best layer."""
+    if best == FEATURES:
+        return "."
+    found = after[FEATURES]
+    unseen = f" (unseen {found['unseen']:.1f} %)" if "unseen" in found else ""
+    return f"; from the features, {found['forget']:.1f} %{unseen}."
 
 
 def _draw(axis: Any, found: dict[str, Layers]) -> None:

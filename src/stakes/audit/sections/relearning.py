@@ -58,7 +58,6 @@ def _forget(
         images,
         {"forget": images},
         lr=settings.lr,
-        momentum=settings.momentum,
         batch=settings.batch,
         max_steps=settings.max_steps,
         generator=generator("relearning", evidence.seed),
@@ -94,7 +93,6 @@ def _from_retained(evidence: Evidence, forget: ImageSet, hard: ImageSet | None) 
         retain,
         watch,
         lr=settings.lr,
-        momentum=settings.momentum,
         batch=settings.retain_batch,
         max_steps=settings.retain_steps,
         generator=generator("relearning retained", evidence.seed),
@@ -134,8 +132,7 @@ def _section(
             ),
         ),
         settings={
-            "learning rate": settings.lr,
-            "momentum": settings.momentum,
+            "learning rate (Adam)": settings.lr,
             "images a step": courses[0].found.batch,
             "most steps": settings.max_steps,
             "steps on retained images": settings.retain_steps if retained else None,
@@ -147,15 +144,16 @@ def _section(
 
 
 def _sentence(evidence: Evidence, courses: list[_Course], retained: list[_Course]) -> str:
-    steps = _steps(evidence, courses[0], 90)
-    sentence = f"Shown again, 90 % of the forget images are recognised {steps}"
+    sentence = (
+        f"Shown again, the forget images take {_steps(evidence, courses[0], 90)} until 90 % are recognised"
+    )
     if len(courses) > 1:
         whose = (
-            "the model that never saw them"
+            "the model that never saw them takes"
             if evidence.retrained
-            else f"{courses[1].images} unseen images that the model also gets wrong"
+            else f"{courses[1].images} unseen images that the model also gets wrong take"
         )
-        sentence += f" ({whose}: {_steps(evidence, courses[1], 90)})"
+        sentence += f" ({whose} {_steps(evidence, courses[1], 90)})"
     if retained:
         values = retained[0].found.accuracy["forget"]
         sentence += (
@@ -171,8 +169,8 @@ def _sentence(evidence: Evidence, courses: list[_Course], retained: list[_Course
 def _steps(evidence: Evidence, course: _Course, percent: int) -> str:
     step = course.found.steps_to(percent, course.watched)
     if step is None:
-        return f"not within {evidence.settings.relearning.max_steps} steps"
-    return "at once" if step == 0 else f"after {step} steps ({step * course.found.batch} examples)"
+        return f"more than {evidence.settings.relearning.max_steps} steps"
+    return "no step" if step == 0 else f"{step} steps ({step * course.found.batch} examples)"
 
 
 def _limit(evidence: Evidence, courses: list[_Course], retained: list[_Course]) -> str:
