@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,7 +96,7 @@ def llm_attributes(
     answers = {name: _cached(_cache_file(folder, model, url, name)) for name in names}
     waiting = [name for name, answer in answers.items() if answer is None]
     if waiting:
-        with _client(url, max_retries, timeout) as client, ThreadPoolExecutor(SEVERAL) as pool:
+        with _unlogged(), _client(url, max_retries, timeout) as client, ThreadPoolExecutor(SEVERAL) as pool:
             jobs = {name: pool.submit(_fetch, client, folder, model, url, name) for name in waiting}
             try:
                 for name, job in jobs.items():
@@ -250,6 +252,17 @@ def _client(url: str, max_retries: int, timeout: float) -> Any:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise AnchorError("OPENAI_BASE_URL", expected="an http or https address", got=_public(url))
     return openai.OpenAI(api_key=key, base_url=url, max_retries=max_retries, timeout=timeout)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """HTTP clients log addresses, and an address may hold a password."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _other_ways() -> str:
