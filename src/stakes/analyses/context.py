@@ -177,9 +177,10 @@ class Context:
             else:
                 try:
                     self._anchors = build_anchors(names)
-                except (AnchorError, NetworkError) as error:
+                except (AnchorError, NetworkError):
                     raise SkipAnalysis(
-                        f"there are no anchors to look from. {error} Or name a file with --anchors."
+                        "there are no anchors to look from: the run used none, and they cannot be built from the "
+                        "bundled attributes. Make some with stakes anchors, and name the file with --anchors."
                     ) from None
         return self._anchors
 

@@ -16,16 +16,20 @@ from stakes.errors import MissingExtraError
 from stakes.models.classifier import Classifier
 from stakes.report.section import Figure, Section, Table
 
+# Places a side below which a map is too coarse to say where a network looks.
+_FEWEST = 4
+
 
 @torch.no_grad()
 def last_map(classifier: Classifier) -> str | None:
     """Name of the part that gives the last spatial map: the last to finish among those that hold a convolution.
 
-    It is found in one pass over a blank image: in a ResNet the last stage, in a VGG the last convolution with more
-    than one place left. None where there is no convolution, or only one that cuts the image into patches, as in a
-    vision transformer: what comes after it is no map of the image.
+    It is found in one pass over a blank image: the last map of at least 4 × 4 places, or where there is none the last
+    of more than one place. In a ResNet on 224 pixels that is the last stage; on 32 pixels, where the last stage is
+    down to 2 × 2, the one before. None where there is no convolution, or only one that cuts the image into patches, as
+    in a vision transformer: what comes after it is no map of the image.
     """
-    finished: list[str] = []
+    finished: dict[int, str] = {}
     convolutions: list[nn.Conv2d] = []
     hooks = []
 
@@ -33,8 +37,8 @@ def last_map(classifier: Classifier) -> str | None:
         def hook(module: nn.Module, _: object, output: object) -> None:
             if isinstance(module, nn.Conv2d):
                 convolutions.append(module)
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                finished.append(name)
+            if isinstance(output, Tensor) and output.ndim == 4:
+                finished.update(dict.fromkeys(range(1, 1 + min(_FEWEST, *output.shape[2:])), name))
 
         hooks.append(module.register_forward_hook(hook))
 
@@ -47,7 +51,7 @@ def last_map(classifier: Classifier) -> str | None:
         for hook in hooks:
             hook.remove()
     only_patches = len(convolutions) == 1 and convolutions[0].stride == convolutions[0].kernel_size
-    return finished[-1] if finished and not only_patches else None
+    return None if only_patches else finished.get(_FEWEST, finished.get(2))
 
 
 def heat_maps(
