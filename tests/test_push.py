@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 import stakes
 from stakes import cli
 from stakes.errors import ConfigError, NetworkError, OutputError, RunFolderError
-from stakes.files import write_bytes
+from stakes.files import write_bytes, write_json
 from stakes.push import FILES, export_run, push_run
 from tinydigits import NAMES, digits_model, sets, split
 
@@ -59,6 +60,15 @@ def test_nothing_of_the_request_leaves(run: Path, tmp_path: Path) -> None:
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n")
     assert stakes.Record.load(run / "record.json").verdict in card
+
+
+def test_a_network_does_not_say_where_it_came_from(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = json.loads((run / "config.json").read_text())
+    write_json(copy / "config.json", config | {"_name_or_path": PRIVATE, "inner": {"_name_or_path": PRIVATE}})
+    folder = export_run(copy, tmp_path / "hub")
+    assert json.loads((folder / "config.json").read_text()) == config | {"inner": {}}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(run: Path, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from stakes.errors import ConfigError, NetworkError, OutputError, RunFolderError
-from stakes.files import digest_tensors, write_bytes, writing
+from stakes.files import digest_tensors, write_bytes, write_json, writing
+from stakes.models.weights import read_json
 from stakes.records import Record
 from stakes.report.card import model_card
 
@@ -46,8 +48,8 @@ def export_run(run: str | Path, folder: str | Path) -> Path:
     with writing(folder) as temporary:
         temporary.mkdir()
         write_bytes(temporary / "README.md", card.encode())
-        for name in ("config.json", "model.safetensors"):
-            write_bytes(temporary / name, (run / name).read_bytes())
+        write_json(temporary / "config.json", _without_origin(read_json(run / "config.json")))
+        write_bytes(temporary / "model.safetensors", (run / "model.safetensors").read_bytes())
     return folder
 
 
@@ -118,6 +120,13 @@ def _refuse_altered(run: Path, record: Record) -> None:
             got=f"hash {found[:12]}",
             fix="They were changed after the run; run it again.",
         )
+
+
+def _without_origin(config: Any) -> Any:
+    """A config without the folder or repository that transformers notes its network came from."""
+    if isinstance(config, dict):
+        return {key: _without_origin(value) for key, value in config.items() if key != "_name_or_path"}
+    return config
 
 
 def _first_line(error: Exception) -> str:
