@@ -307,7 +307,8 @@ def _valid_labels(path: Path, settings: ProbeSettings) -> Tensor | None:
     tensors = read_tensors(path)
     if tensors is None or set(tensors) != {"images", "targets"}:
         return None
-    targets = tensors["targets"]
+    # A copy: the tensor of the file would keep all of the file mapped.
+    targets = tensors["targets"].clone()
     return targets if len(targets) == settings.per_image else None
 
 
