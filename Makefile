@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ZOO := .venv-zoo
+AUDIT := .venv-audit
 READY := $(VENV)/.ready
 # Two test workers with one thread each beat one worker with two: most tests are many small steps.
 WORKERS ?= 2
 
-.PHONY: setup demo test test-zoo lint types docs wheel-check clean
+.PHONY: setup demo test audit test-zoo lint types docs wheel-check clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -28,6 +29,12 @@ types: setup
 test: lint types
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# Known vulnerabilities of what is installed fail it. Without a network it says so, and does not.
+audit: setup
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install \
+	  --quiet --disable-pip-version-check -c constraints.txt pip-audit; } || true
+	$(BIN)/python tools/audit.py --tool $(AUDIT)/bin/pip-audit --environment $(VENV)
+
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -47,4 +54,4 @@ wheel-check: setup
 	$(BIN)/python tools/wheel_check.py
 
 clean:
-	rm -rf $(VENV) $(ZOO) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ZOO) $(AUDIT) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

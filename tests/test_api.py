@@ -483,3 +483,20 @@ def _state(folder: Path) -> Any:
     from stakes.runs import RunFolder
 
     return RunFolder(folder).load() or {}
+
+
+def test_twins_among_the_retained_images_are_told(tmp_path):
+    """An image retained under the same pixels and label cannot be kept while its twin is forgotten."""
+    train, _ = sets()
+    rows = known().subset(range(2))
+    pixels = torch.cat([rows.batch([0, 0, 1]), train.batch(slice(100, 110))])
+    labels = torch.cat([rows.labels[[0, 0, 1]], train.labels[100:110]])
+    retain = ImageSet.from_tensors(pixels, labels, NAMES)
+    short = {"settings": SETTINGS | {"max_steps": 1}}
+    (note,) = run(tmp_path, forget=ForgetSplit(forget=rows, retain=retain), **short).record.notes
+    assert note.startswith("3 retained images have the same pixels and label as an image to forget")
+    (note,) = run(
+        tmp_path, forget=ForgetSplit(forget=rows, retain=retain.subset([2, 5])), **short
+    ).record.notes
+    assert note.startswith("1 retained image has the same pixels and label")
+    assert run(tmp_path, **short).record.notes == ()

@@ -109,3 +109,18 @@ def test_message_says_expected_got_and_next():
     assert str(error) == "row number: expected 0 to 9, got 50. Rows count from 0."
     assert str(StakesError("no such file")) == "no such file."
     assert str(StakesError("really?")) == "really?"
+
+
+@pytest.mark.parametrize(
+    "text", ["lr=yes", "lr=true", "max_steps=no", "probes.epsilons=[1, on]", "batchnorm=off"]
+)
+def test_yes_and_no_are_no_numbers(text):
+    with pytest.raises(ConfigError, match=r"a number or a name, not yes or no"):
+        MethodSettings().with_overrides(parse_assignments([text]))
+
+
+def test_yes_and_no_are_taken_where_they_mean_something():
+    from stakes.models.recipe import recipe
+
+    changed = recipe("own").with_overrides(parse_assignments(["flip=no", "nesterov=yes"]))
+    assert (changed.flip, changed.nesterov) == (False, True)

@@ -211,3 +211,29 @@ def test_every_damaged_byte_is_noticed(tmp_path):
     path.unlink()
     path.mkdir()
     assert read_tensors(path) is None
+
+
+def test_sealed_bytes_notice_every_flipped_byte(tmp_path, caplog):
+    path = tmp_path / "sealed"
+    assert files.read_sealed(path) is None
+    assert not caplog.messages, "an absent file is no damage"
+    files.write_sealed(path, b"state")
+    assert files.read_sealed(path) == b"state"
+    raw = path.read_bytes()
+    for at in range(len(raw)):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        assert files.read_sealed(path) is None
+    assert str(path) in caplog.messages[-1]
+    path.write_bytes(raw[:7])
+    assert files.read_sealed(path) is None
+
+
+def test_a_private_folder_stays_as_it_is(tmp_path):
+    files.private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "a" / "b").chmod(0o750)
+    files.private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o750, "opened on purpose"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError):
+        files.private_folder(tmp_path / "file" / "c")

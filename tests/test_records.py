@@ -118,3 +118,21 @@ def test_missing_record(tmp_path):
         Record.load(tmp_path / "record.json")
     with pytest.raises(RunFolderError):
         Record.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "said"),
+    [
+        (1, 0.0, "Forgotten: the one image to forget is misclassified by the saved model."),
+        (3, 0.0, "Forgotten: all 3 images to forget are misclassified by the saved model."),
+        (1, 100.0, "NOT forgotten: the one image to forget is still recognised after 7 steps (step limit)."),
+        (2, 50.0, "NOT forgotten: 1 of 2 images to forget is still recognised after 7 steps (step limit)."),
+        (2, 100.0, "NOT forgotten: 2 of 2 images to forget are still recognised after 7 steps (step limit)."),
+    ],
+)
+def test_the_verdict_counts_like_people(record, images, share, said):
+    after = Figures(forget_accuracy=share, forget_images=images)
+    changed = record.model_copy(
+        update={"after": after, "forgotten": share == 0.0, "steps": 7, "stop_reason": "step limit"}
+    )
+    assert changed.verdict == said
