@@ -46,6 +46,8 @@ def audit(tool: Path, environment: Path) -> tuple[int, str]:
         return done.returncode or 1, f"pip-audit failed:\n{said}"
     known = [f"{one['name']} {one['version']}: {_listed(one)}" for one in found if one.get("vulns")]
     unseen = [f"{one['name']}: {one['skip_reason']}" for one in found if "skip_reason" in one]
+    if found and len(unseen) == len(found):
+        return 0, "Not audited: the database that can be reached here knows none of the packages."
     told = [f"{len(found) - len(unseen)} packages audited, {len(known)} with known vulnerabilities.", *known]
     if unseen:
         told += ["Not audited:", *unseen]

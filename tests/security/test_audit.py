@@ -35,6 +35,12 @@ def test_nothing_known(tmp_path):
     assert "torch: not found" in done.stdout, "what could not be judged is told"
 
 
+def test_a_database_that_knows_nothing_is_no_audit(tmp_path):
+    done = run(tmp_path, out=json.dumps({"dependencies": [SKIPPED]}))
+    assert done.returncode == 0
+    assert done.stdout.startswith("Not audited: the database that can be reached here knows none")
+
+
 def test_a_known_vulnerability_fails(tmp_path):
     done = run(tmp_path, out=json.dumps({"dependencies": [CLEAN, BAD]}), code=1)
     assert done.returncode == 1
