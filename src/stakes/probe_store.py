@@ -36,6 +36,8 @@ from stakes.runtime import autocast
 IN_MEMORY_BYTES = 2**30
 """Probe sets up to this size are held in memory; larger ones are read from disk batch by batch."""
 
+_MOST_OPEN = 64
+
 # Raised when what is computed changes, so that an older cache is not mistaken for it.
 _ALGORITHM = "targeted-l2-pgd/1"
 
@@ -59,7 +61,10 @@ class ProbeSet:
         size = len(self.labels) * 4 * shape[0] * shape[1] * shape[2]
         if size <= IN_MEMORY_BYTES:
             self._held = torch.cat([load_file(shard)["images"] for shard in self._shards])
-        self._open = lru_cache(maxsize=64)(lambda shard: safe_open(self._shards[shard], framework="pt"))
+        # What open files have mapped counts as ours, though the system drops it when it needs to: no more than a set in
+        # memory may take, and no more files than a process may have open.
+        opened = max(1, min(_MOST_OPEN, IN_MEMORY_BYTES * len(shards) // max(size, 1)))
+        self._open = lru_cache(maxsize=opened)(lambda shard: safe_open(self._shards[shard], framework="pt"))
 
     def __len__(self) -> int:
         return len(self.labels)
