@@ -27,7 +27,7 @@ def test_overrides_reach_nested_settings_and_leave_the_original_alone():
 
 
 def test_unknown_names_list_the_alternatives():
-    with pytest.raises(ConfigError, match=r"'probes\.epsilonn'.*epsilon, epsilons, iterations"):
+    with pytest.raises(ConfigError, match=r"'probes\.epsilonn'.*epsilon, epsilons, inversion, iterations"):
         MethodSettings().with_overrides({"probes.epsilonn": 3})
     with pytest.raises(ConfigError, match=r"'leaning_rate'.*batchnorm.*lr"):
         MethodSettings().with_overrides({"leaning_rate": 3})

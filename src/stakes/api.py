@@ -20,6 +20,7 @@ from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
+from stakes.inverted_store import build_inverted
 from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out, find_method
@@ -303,17 +304,20 @@ class _Work:
         return self.anchors.fingerprint() if self.anchors is not None and used else None
 
     def _probes(self) -> ProbeSet:
+        settings = self.method.settings.probes
+        common: dict[str, Any] = {
+            "seed": self.run.seed,
+            "device": self.device,
+            "precision": self.run.precision,
+            "progress": self.progress,
+            "on_pass": lambda images: self.meter.count(forward=images, backward=images),
+        }
         with self.meter.phase("probes"):
-            return ProbeStore(self.cache).build(
-                self.original,
-                self.split.forget,
-                self.method.settings.probes,
-                seed=self.run.seed,
-                device=self.device,
-                precision=self.run.precision,
-                chunk=self.run.probe_chunk,
-                progress=self.progress,
-                on_pass=lambda images: self.meter.count(forward=images, backward=images),
+            if settings.kind == "inverted":
+                return build_inverted(self.cache, self.original, self.split.forget, settings, **common)
+            store = ProbeStore(self.cache)
+            return store.build(
+                self.original, self.split.forget, settings, chunk=self.run.probe_chunk, **common
             )
 
     def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:

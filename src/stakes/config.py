@@ -62,18 +62,43 @@ class Settings(BaseModel):
         return build(type(self), data)
 
 
+class InversionSettings(Settings):
+    """How images are made from the model alone, starting from mixtures of the forget set (`stakes.inversion`)."""
+
+    batches: int = Field(2, ge=1, description="batches made, each alone")
+    batch: int = Field(128, ge=2, description="images whose joint statistics are matched")
+    iterations: int = Field(15, ge=1)
+    lr: float = Field(0.05, gt=0, description="of Adam, in pixel units, falling to a tenth")
+    statistics_weight: float = Field(5.0, ge=0)
+    smoothness: float = Field(1e-3, ge=0)
+
+
 class ProbeSettings(Settings):
     """How the probe set D_s is made: targeted L2-PGD on pixels in [0, 1] (paper section 3.2, settings of L2UL).
 
+    With ``kind="inverted"`` it is made by inverting the model instead, and only ``inversion`` counts.
     ``epsilon`` and ``step_size`` are L2 norms over a whole image in pixel units. Where ``epsilons`` is given,
     the probes of an image take its radii in turn and ``epsilon`` is unused.
     """
 
+    kind: Literal["adversarial", "inverted"] = "adversarial"
     per_image: int = Field(20, ge=1, description="N_adv: probes for each image to forget")
     epsilon: float = Field(4.0, gt=0)
     epsilons: tuple[Annotated[float, Field(gt=0)], ...] = ()
     step_size: float = Field(0.1, gt=0)
     iterations: int = Field(100, ge=0)
+    inversion: InversionSettings = InversionSettings()
+
+    def number(self, forget: int) -> int:
+        """Probes for so many images to forget."""
+        if self.kind == "inverted":
+            return self.inversion.batches * self.inversion.batch
+        return forget * self.per_image
+
+    def passes(self, forget: int) -> int:
+        """Images sent forward and backward while they are made."""
+        each = self.inversion.iterations if self.kind == "inverted" else self.iterations
+        return self.number(forget) * each
 
     def radius(self, probe: int) -> float:
         """The radius of an image's probe number ``probe``."""

@@ -18,6 +18,7 @@ from stakes.bench.grid import Facts
 from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.stores import CACHE_BYTES
+from stakes.inverted_store import inverted_present
 from stakes.methods import Method
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
@@ -134,16 +135,20 @@ def estimate(
 def _probes(
     classifier: Classifier, split: ForgetSplit, method: Method[Any], run: RunSettings, cache: Path
 ) -> tuple[Passes, int]:
-    """Passes to make the probes, and how many images still lack theirs."""
+    """Passes to make the probes, and how many are still missing."""
     if "probes" not in method.needs:
         return Passes(), 0
     settings = method.settings.probes
-    there = ProbeStore(cache).present(
-        classifier, split.forget, settings, seed=run.seed, precision=run.precision
-    )
-    missing = len(split.forget) - there
-    images = missing * settings.per_image * settings.iterations
-    return Passes(images, images), missing
+    common: dict[str, Any] = {"seed": run.seed, "precision": run.precision}
+    whole = settings.number(len(split.forget))
+    if settings.kind == "inverted":
+        there = inverted_present(cache, classifier, split.forget, settings, **common)
+    else:
+        images = ProbeStore(cache).present(classifier, split.forget, settings, **common)
+        there = images * settings.per_image
+    missing = whole - there
+    passes = settings.passes(len(split.forget)) * missing // whole
+    return Passes(passes, passes), missing
 
 
 def _pace(
@@ -197,7 +202,6 @@ def _seconds_per_image(work: Callable[[int], None], most: int, device: torch.dev
 
 
 def _disk(classifier: Classifier, split: ForgetSplit, method: Method[Any], missing: int) -> dict[str, int]:
-    per_image = method.settings.probes.per_image
     weights = _weights(classifier)
     kept = 2 if "anchors" in method.needs else 1  # importance, as large as the weights
     found = {
@@ -205,7 +209,7 @@ def _disk(classifier: Classifier, split: ForgetSplit, method: Method[Any], missi
         "state while it runs": (1 + kept) * weights + _structure(classifier, split, method),
     }
     if missing:
-        found["probes (cache)"] = missing * per_image * _pixels(classifier) * 4
+        found["probes (cache)"] = missing * _pixels(classifier) * 4
     return found
 
 
@@ -216,7 +220,7 @@ def _memory(
     images = min(settings.forget_batch, len(split.forget))
     count = 0
     if "probes" in method.needs:
-        count = len(split.forget) * settings.probes.per_image
+        count = settings.probes.number(len(split.forget))
         images += min(settings.probe_batch, count)
     if "retain" in method.needs:
         images += getattr(settings, "retain_batch", settings.forget_batch)
@@ -272,7 +276,7 @@ def _structure(classifier: Classifier, split: ForgetSplit, method: Method[Any]) 
     """Affinities and logits of all probes, float32."""
     if "anchors" not in method.needs:
         return 0
-    probes: int = len(split.forget) * method.settings.probes.per_image
+    probes: int = method.settings.probes.number(len(split.forget))
     return probes * 2 * classifier.num_classes * 4
 
 

@@ -106,7 +106,7 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
             _raise(shared, f"{name}, k {cell.k}, seed {run.seed}", Passes(sample))
         if cell.probes_key is not None:
             probes = cell.method.settings.probes
-            images = cell.k * probes.per_image * probes.iterations
+            images = probes.passes(cell.k)
             name = f"probes {cell.probes_key} of {cell.problem}, seed {run.seed}"
             _raise(shared, name, Passes(images, images))
     costs = (
@@ -160,7 +160,7 @@ class _Sizes:
         self.needs = cell.method.needs
         self.k, self.facts, self.run, self.method = cell.k, facts, cell.run, cell.method
         self.retain = max(1, facts.train_images - cell.k)
-        self.probes = cell.k * self.settings.probes.per_image
+        self.probes = self.settings.probes.number(cell.k)
         known = _STEPS.get(cell.method.name)
         self.steps = known(self) if known else cell.method.total_steps(self._job())
 

@@ -19,7 +19,8 @@ from stakes.methods.oracle import Oracle, OracleFinetune, OracleFinetuneSettings
 from stakes.methods.random_label import RandomLabel, RelabelSettings
 from stakes.methods.rawp import Rawp, RawpSettings
 from stakes.methods.salun import SalUn, SalUnSettings
-from stakes.methods.structguard import StructGuard, StructGuardSettings
+from stakes.methods.structguard import StructGuard
+from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.unsir import Unsir, UnsirSettings
 
 METHODS: dict[str, type[Method[Any]]] = {

@@ -37,11 +37,27 @@ class AnchoredStructure:
             job.device
         )
         self.anchors = self.bridge.anchors(anchors.matrix.to(job.device))
-        kept = job.remember("structure", self._original)
-        self.affinities, self.logits = kept["affinities"], kept["logits"]
+        self._kept: dict[str, Tensor] | None = None
         self._parameters = dict(job.model.body.named_parameters())
         self._origin = {name: value.detach() for name, value in job.original.body.named_parameters()}
         self._importance: dict[str, Tensor] | None = None
+
+    @property
+    def affinities(self) -> Tensor:
+        """S_ori of all probes, (N_s, b), on the CPU."""
+        return self._original_answers()["affinities"]
+
+    @property
+    def logits(self) -> Tensor:
+        """What the original model answers on all probes, (N_s, b), on the CPU."""
+        return self._original_answers()["logits"]
+
+    @torch.no_grad()
+    def answers(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """S_ori and logits of the original model on images that are not in the probe set: (n, b) each."""
+        features = self.job.original.features(pixels)
+        self.job.meter.count(forward=len(pixels))
+        return self.of(self._original_projector(features)), self.job.original.logits(features)
 
     def of(self, features: Tensor) -> Tensor:
         """Affinities of (projected) features."""
@@ -57,6 +73,11 @@ class AnchoredStructure:
     def regularisation(self) -> Tensor:
         """L_reg of eq. 3."""
         return regularisation(self.importance(), self._parameters, self._origin)
+
+    def _original_answers(self) -> dict[str, Tensor]:
+        if self._kept is None:
+            self._kept = self.job.remember("structure", self._original)
+        return self._kept
 
     @torch.no_grad()
     def _original(self) -> dict[str, Tensor]:

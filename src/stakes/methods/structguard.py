@@ -15,76 +15,24 @@ The total loss over θ = {ψ, ω, φ} is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stakes.config import MethodSettings
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
+from stakes.methods.curvature import InputCurvature
 from stakes.methods.job import Batch, Job
-from stakes.methods.opposing import Passes, Weights
+from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.tuning import descend, train_features
+from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models.projector import Projector
-from stakes.structure import Alignment, Axis, alignment_loss, elastic_net
-
-
-class StructGuardSettings(MethodSettings):
-    """Settings of STRUCTGUARD. The defaults are the text's; where it is silent, L2UL's, whose training it follows."""
-
-    projector: Literal["learned", "none"] = Field(
-        "learned", description="none: p is the identity, both paths are one"
-    )
-    projector_init: Literal["random", "identity"] = Field(
-        "identity", description="identity: the deployed path starts as the original model"
-    )
-    projector_hidden: int | None = Field(None, ge=1, description="hidden width; None: that of the features")
-    projector_lr: float | None = Field(None, gt=0, description="None: lr")
-    path: Literal["projector", "bypass"] = Field(
-        "bypass", description="the path that is deployed, stop-tested and measured"
-    )
-    deletion: Literal["ascent", "hinge"] = Field(
-        "ascent",
-        description="ascent: −CE, unbounded; hinge: max(0, margin + z_y − max z_other), 0 once forgotten",
-    )
-    margin: float = Field(1.0, gt=0, description="of the hinge, in logits")
-    retention: Literal["hard", "soft"] = Field(
-        "hard",
-        description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
-    )
-    del_weight: float = Field(1.0, gt=0)
-    ret_weight: float = Field(1.0, ge=0)
-    passes: Passes = Field(
-        "separate", description="of forget images and probes: each with batch statistics of its own"
-    )
-    batch_weights: Weights = Field(
-        "share",
-        description="sum: of the two means; share: of the images' losses, over the images of the step",
-    )
-    stop_probe_accuracy: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="the stop test counts only from steps whose probes are classified this well on the deployed path: "
-        "a projector that starts at random misclassifies everything at first",
-    )
-    align: Alignment = "cosine"
-    align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
-    align_weight: float = Field(1.0, ge=0)
-    reg_weight: float = Field(1.0, ge=0)
-    importance: Literal["sample", "batch"] = Field("sample", description="sample: eq. 4 as written")
-    importance_scale: Literal["none", "minmax", "mean"] = "none"
-    importance_probes: int | None = Field(
-        1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; None: all of D_s"
-    )
-    importance_after: int = Field(1, ge=0, description="steps before the importance is computed")
-    head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
-    head_l1: float = Field(0.99, ge=0)
-    head_l2: float = Field(0.005, ge=0)
+from stakes.structure import alignment_loss, elastic_net
 
 
 class StructGuard(Method[StructGuardSettings]):
@@ -143,16 +91,21 @@ class StructGuard(Method[StructGuardSettings]):
         around: nn.Module = nn.Identity() if job.original.projector is None else projector
         optimizer = job.track("optimizer", self._optimizer(job, projector))
         structure = AnchoredStructure(job, projector)
+        precondition = self._preconditioner(job)
+        rates = [group["lr"] for group in optimizer.param_groups]
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * _pace(step, settings.settle)
             job.training()
             losses = self._losses(job, projector, around, structure, step)
-            yield descend(optimizer, losses)
+            yield descend(optimizer, losses, precondition)
 
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
-        """Whether the deployed path works yet: a projector that starts at random first has to be learned."""
-        return self._probe_accuracy >= job.settings.stop_probe_accuracy
+        """Whether the schedule is over and the deployed path works: a projector at random first has to be learned."""
+        settings = job.settings
+        return job.step >= settings.settle and self._probe_accuracy >= settings.stop_probe_accuracy
 
     def _losses(
         self,
@@ -164,7 +117,7 @@ class StructGuard(Method[StructGuardSettings]):
     ) -> dict[str, Tensor]:
         """The weighted terms of the total loss."""
         settings, model = job.settings, job.model
-        probes, forget = job.probe_batch(step), job.forget_batch(step)
+        probes, forget = self._probes(job, structure, step), self._forget(job, step)
         with job.autocast():
             if settings.passes == "joint":
                 features = train_features(job, torch.cat([probes.pixels, forget.pixels]))
@@ -176,16 +129,14 @@ class StructGuard(Method[StructGuardSettings]):
         self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
+        retention = _retention(logits_kept, probes, settings)
         losses = {
             "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget.labels, settings),
-            "loss_ret": w_ret
-            * settings.ret_weight
-            * self._retention(logits_kept, probes, structure, settings),
+            "loss_ret": w_ret * settings.ret_weight * retention,
         }
         if settings.align_weight:
-            original = structure.affinities[probes.indices].to(job.device)
             loss = alignment_loss(
-                original, structure.of(projected.float()), settings.align, settings.align_axis
+                probes.affinities, structure.of(projected.float()), settings.align, settings.align_axis
             )
             losses["loss_align"] = settings.align_weight * loss
         if settings.reg_weight and step >= settings.importance_after:
@@ -196,13 +147,45 @@ class StructGuard(Method[StructGuardSettings]):
         return losses
 
     @staticmethod
-    def _retention(
-        logits: Tensor, probes: Batch, structure: AnchoredStructure, settings: StructGuardSettings
-    ) -> Tensor:
-        if settings.retention == "hard":
-            return F.cross_entropy(logits, probes.labels)
-        target = F.log_softmax(structure.logits[probes.indices].to(logits.device), dim=1)
-        return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)
+    def _probes(job: Job[StructGuardSettings], structure: AnchoredStructure, step: int) -> _Kept:
+        """The probes of a step, with what the original model says of them."""
+        batch = job.probe_batch(step)
+        if job.settings.probe_mixing:
+            pixels = cut_and_mix(batch.pixels, job.generator("mixing", step))
+            affinities, logits = structure.answers(pixels)
+            return _Kept(pixels, logits.argmax(dim=1), affinities, logits)
+        affinities, logits = structure.affinities[batch.indices], structure.logits[batch.indices]
+        return _Kept(batch.pixels, batch.labels, affinities.to(job.device), logits.to(job.device))
+
+    @staticmethod
+    def _forget(job: Job[StructGuardSettings], step: int) -> Batch:
+        """The forget images of a step, and everyday copies of them where the settings say so."""
+        batch, times = job.forget_batch(step), job.settings.variants
+        if not times:
+            return batch
+        copies = everyday(batch.pixels.repeat(times, 1, 1, 1), job.generator("variants", step))
+        return Batch(
+            torch.cat([batch.pixels, copies]), batch.labels.repeat(1 + times), batch.indices.repeat(1 + times)
+        )
+
+    @staticmethod
+    def _preconditioner(job: Job[StructGuardSettings]) -> Callable[[], None]:
+        """What is done to the gradients of a step; made from the original model, so a resumed job makes the same."""
+        settings = job.settings
+        if settings.precondition == "none":
+            return lambda: None
+        probes, draws = job.need_probes(), job.generator("curvature")
+
+        def batches() -> Iterator[Tensor]:
+            for part in torch.arange(len(probes)).split(settings.probe_batch):
+                pixels = probes.batch(part).to(job.device)
+                job.meter.count(forward=len(part))
+                yield cut_and_mix(pixels, draws) if settings.probe_mixing else pixels
+
+        curvature = InputCurvature(
+            job.original, batches(), damping=settings.damping, draws=draws, extent=settings.precondition
+        )
+        return lambda: curvature.apply(job.model)
 
     @staticmethod
     def _projector(job: Job[StructGuardSettings]) -> nn.Module:
@@ -231,6 +214,34 @@ class StructGuard(Method[StructGuardSettings]):
         return torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Probes of a step (n, C, H, W), their labels, and the original model's S_ori and logits on them, (n, b) each."""
+
+    pixels: Tensor
+    labels: Tensor
+    affinities: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _retention(logits: Tensor, probes: _Kept, settings: StructGuardSettings) -> Tensor:
+    """L_ret: the cross-entropy with the labels, or KL(original ‖ now), in nats."""
+    if settings.retention == "hard":
+        return F.cross_entropy(logits, probes.labels)
+    target = F.log_softmax(probes.logits.float(), dim=1)
+    return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)
+
+
+def _pace(step: int, settle: int) -> float:
+    """The share of the lr at a step: half a cosine down to a twentieth, where it stays."""
+    if not settle:
+        return 1.0
+    return max(0.05, 0.5 * (1 + math.cos(math.pi * min(step, settle) / settle)))
 
 
 def _deletion(logits: Tensor, labels: Tensor, settings: StructGuardSettings) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,10 +60,19 @@ def train_features(job: Job[Any], pixels: Tensor) -> Tensor:
     return in_parts(job.model.features, pixels, job.most_images)
 
 
-def descend(optimizer: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> Row:
-    """One step down the sum of the losses; the row to log."""
+def descend(
+    optimizer: torch.optim.Optimizer,
+    losses: Mapping[str, Tensor],
+    before_step: Callable[[], None] = lambda: None,
+) -> Row:
+    """One step down the sum of the losses; the row to log.
+
+    Args:
+        before_step: called when the gradients are there.
+    """
     total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    before_step()
     optimizer.step()
     return {name: float(value.detach()) for name, value in losses.items()} | {"loss": float(total.detach())}

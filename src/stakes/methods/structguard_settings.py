@@ -1,0 +1,90 @@
+"""Settings of STRUCTGUARD; what its loss is made of stands in `stakes.methods.structguard`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+from stakes.config import MethodSettings
+from stakes.methods.opposing import Passes, Weights
+from stakes.structure import Alignment, Axis
+
+
+class StructGuardSettings(MethodSettings):
+    """Settings of STRUCTGUARD. The defaults are the text's; where it is silent, L2UL's, whose training it follows."""
+
+    projector: Literal["learned", "none"] = Field(
+        "learned", description="none: p is the identity, both paths are one"
+    )
+    projector_init: Literal["random", "identity"] = Field(
+        "identity", description="identity: the deployed path starts as the original model"
+    )
+    projector_hidden: int | None = Field(None, ge=1, description="hidden width; None: that of the features")
+    projector_lr: float | None = Field(None, gt=0, description="None: lr")
+    path: Literal["projector", "bypass"] = Field(
+        "bypass", description="the path that is deployed, stop-tested and measured"
+    )
+    deletion: Literal["ascent", "hinge"] = Field(
+        "ascent",
+        description="ascent: −CE, unbounded; hinge: max(0, margin + z_y − max z_other), 0 once forgotten",
+    )
+    margin: float = Field(1.0, gt=0, description="of the hinge, in logits")
+    retention: Literal["hard", "soft"] = Field(
+        "hard",
+        description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
+    )
+    del_weight: float = Field(1.0, gt=0)
+    ret_weight: float = Field(1.0, ge=0)
+    passes: Passes = Field(
+        "separate", description="of forget images and probes: each with batch statistics of its own"
+    )
+    batch_weights: Weights = Field(
+        "share",
+        description="sum: of the two means; share: of the images' losses, over the images of the step",
+    )
+    stop_probe_accuracy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the stop test counts only from steps whose probes are classified this well on the deployed path: "
+        "a projector that starts at random misclassifies everything at first",
+    )
+    probe_mixing: bool = Field(
+        False,
+        description="probes are moved, mirrored and cut into each other anew at each step, and the original model "
+        "answers on what comes out; goes with soft retention",
+    )
+    variants: int = Field(
+        0, ge=0, description="everyday copies of each forget image that are to be forgotten in a step as well"
+    )
+    precondition: Literal["none", "channels", "patches"] = Field(
+        "none", description="spare the inputs of layers that probes use (`stakes.methods.curvature`)"
+    )
+    damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
+    settle: int = Field(
+        0,
+        ge=0,
+        description="steps over which the lr falls along a half cosine; the stop test counts only after them, so that "
+        "what forgetting broke at first is mended",
+    )
+    align: Alignment = "cosine"
+    align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
+    align_weight: float = Field(1.0, ge=0)
+    reg_weight: float = Field(1.0, ge=0)
+    importance: Literal["sample", "batch"] = Field("sample", description="sample: eq. 4 as written")
+    importance_scale: Literal["none", "minmax", "mean"] = "none"
+    importance_probes: int | None = Field(
+        1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; None: all of D_s"
+    )
+    importance_after: int = Field(1, ge=0, description="steps before the importance is computed")
+    head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
+    head_l1: float = Field(0.99, ge=0)
+    head_l2: float = Field(0.005, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _mixing_has_no_labels(self) -> StructGuardSettings:
+        if self.probe_mixing and self.retention != "soft":
+            raise ValueError("probe_mixing goes with retention=soft: a mixture has no target label")
+        return self
