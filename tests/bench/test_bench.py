@@ -251,5 +251,8 @@ def test_another_model_at_the_same_path_is_noticed(write: Write, home: Path, tmp
 
 
 def test_two_benches_in_one_folder(grid_of: Make, tmp_path: Path) -> None:
-    with BenchFolder(tmp_path / "out").claimed(), pytest.raises(RunFolderError, match="no other bench"):
+    with (
+        BenchFolder(tmp_path / "out").claimed(),
+        pytest.raises(RunFolderError, match="no other process works in"),
+    ):
         run_bench(grid_of(), tmp_path / "out")
