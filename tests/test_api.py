@@ -19,7 +19,7 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import AnchorError, ConfigError, DataError, ModelError, NumericalError, RunFolderError
 from stakes.methods import StructGuard
-from stakes.models import load_checkpoint
+from stakes.models import load_checkpoint, save_checkpoint
 from tinydigits import FEW_PROBES, NAMES, Small, anchors, digits_model, known, sets, split
 
 SETTINGS = FEW_PROBES | {
@@ -339,6 +339,14 @@ def test_a_second_request_on_what_the_first_one_gave(tmp_path):
     read = load_checkpoint(tmp_path / "run", factory=Small)
     pixels = split().test.batch(slice(None))
     assert torch.equal(read(pixels), second.classifier(pixels))
+
+
+def test_a_network_of_the_users_own_class_from_a_checkpoint(tmp_path):
+    save_checkpoint(digits_model("small"), tmp_path / "model")
+    loaded = load_checkpoint(tmp_path / "model", factory=Small)
+    result = run(tmp_path / "cache", model=loaded, out=tmp_path / "run")
+    other = run(tmp_path / "cache", model=digits_model("small"), out=tmp_path / "other")
+    assert result.record.digest() == other.record.digest()
 
 
 def test_a_plain_module(tmp_path):

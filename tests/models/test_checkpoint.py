@@ -189,7 +189,10 @@ def test_factory_for_the_users_own_network(classify, pixels, tmp_path):
     save_checkpoint(model, tmp_path / "run")
     with pytest.raises(CheckpointError, match="factory="):
         load_checkpoint(tmp_path / "run")
-    assert torch.equal(load_checkpoint(tmp_path / "run", factory=factory)(pixels), model(pixels))
+    read = load_checkpoint(tmp_path / "run", factory=factory)
+    assert torch.equal(read(pixels), model(pixels))
+    assert read.architecture is None, "as before it was saved: nothing but the factory knows how to build it"
+    assert read.config == model.config
 
 
 # What bad input gets.

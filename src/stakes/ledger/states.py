@@ -70,8 +70,6 @@ class ModelStates:
             raise _damaged(folder, str(error)) from error
         if classifier.fingerprint() != state:
             raise _damaged(folder, f"weights with the hash {classifier.fingerprint()[:12]}…")
-        if self.factory is not None and classifier.architecture == {"architecture": None}:
-            classifier.architecture = None  # a class of the user's own, as `unlearn` knows it
         if config_hash(classifier) != config:
             raise _damaged(folder, "another config.json than the one it was kept with")
         return classifier

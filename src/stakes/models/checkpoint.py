@@ -100,6 +100,8 @@ def load_checkpoint(
         head=settings.head,
         config={k: v for k, v in config.items() if k == "model_type" or k not in _ours(config)},
     )
+    if "model_type" not in config and not isinstance(config.get("architecture"), str):
+        classifier.architecture = None  # only the user's factory knows
     classifier.projector = projector
     return classifier
 
