@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ class OpenedRun:
         before, after: the original and the unlearned classifier, in evaluation mode, without gradients.
         split: forget set, and test and retain set where there is data for them.
         anchors: those that the run used; None where its method uses none.
+        notes: what was found, and left out because it is not what the record says.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class OpenedRun:
     anchors: Anchors | None
     history: list[dict[str, float]]
     device: torch.device
+    notes: tuple[str, ...] = ()
 
 
 def open_run(
@@ -51,6 +53,10 @@ def open_run(
     factory: Callable[[], nn.Module] | None = None,
 ) -> OpenedRun:
     """Open a finished run; what it was made from is found where its record says, or where the caller says.
+
+    All of it is compared with the record by hash. A retain set that differs is left out, and a note says so: to measure
+    on images that were to be forgotten as if they were kept would be wrong. That is so with a run of a ledger, whose
+    retain set lacks the images of every request known at the time. Retained images are decoded once for this.
 
     Args:
         path: the run folder.
@@ -89,6 +95,7 @@ def open_run(
         seed=record.seed,
     )
     _same("forget set", record.hashes.forget_set, split.forget.fingerprint(), source_name)
+    split, notes = _with_its_retain_set(split, record)
     kept = folder.path / "anchors.safetensors"
     anchors = Anchors.load(kept) if kept.is_file() else None
     if anchors is not None and record.hashes.anchors is not None:
@@ -104,7 +111,24 @@ def open_run(
         anchors=anchors,
         history=folder.history(),
         device=on,
+        notes=notes,
     )
+
+
+def _with_its_retain_set(split: ForgetSplit, record: Record) -> tuple[ForgetSplit, tuple[str, ...]]:
+    """The split, without a retain set that is not the one of the record, and why."""
+    recorded, of_ledger = record.hashes.retain_set, "ledger" in record.request
+    if split.retain is None or (recorded is None and not of_ledger):
+        return split, ()
+    if recorded == split.retain.fingerprint():
+        return split, ()
+    why = (
+        "it still holds images of other requests of the ledger"
+        if of_ledger
+        else "the data have changed since"
+    )
+    note = f"The retain set is left out: it is not the one of the record ({why})."
+    return replace(split, retain=None), (note,)
 
 
 def _same(

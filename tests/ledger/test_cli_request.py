@@ -103,11 +103,26 @@ def test_the_whole_way(call: Call, home: Path, tmp_path: Path, monkeypatch: pyte
     assert all(Path(file).is_file() for file in files["files"])
     run = open_run(ledger / "runs" / "000001")
     assert run.split.indices == (0, 1, 14)
+    assert run.split.retain is None, "those of the data hold the images of request 2, which was known"
+    assert "other requests" in run.notes[0]
 
     code, pruned, _ = call("prune", ledger, "--keep", 1, "--json")
     assert (code, pruned["kept"]) == (0, [listed["model"]])
     code, said, _ = call("run", ledger, *RUN)
     assert (code, "nothing is pending" in said) == (0, True)
+
+
+def test_a_run_that_knew_no_other_request_keeps_its_retain_set(
+    call: Call, home: Path, tmp_path: Path
+) -> None:
+    ledger = made(call, home, tmp_path / "ledger")
+    (tmp_path / "rows.txt").write_text("0\n1\n14\n")
+    call("add", ledger, "--forget", f"indices:{tmp_path / 'rows.txt'}")
+    call("run", ledger, "--method", "before")
+    run = open_run(ledger / "runs" / "000001")
+    assert run.split.retain is not None
+    assert run.split.retain.fingerprint() == run.record.hashes.retain_set
+    assert run.notes == ()
 
 
 def test_not_done(call: Call, home: Path, tmp_path: Path) -> None:

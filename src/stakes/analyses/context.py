@@ -141,7 +141,8 @@ class Context:
             if images is not None and len(images):
                 return name, images
         wanted = " or ".join(TITLES[name] for name in names)
-        raise SkipAnalysis(f"{why}, and the run has no {wanted} images. Say where the data are with --data.")
+        hint = " ".join(self.run.notes) or "Say where the data are with --data."
+        raise SkipAnalysis(f"{why}, and the run has no {wanted} images. {hint}")
 
     def outputs(self, side: Side, name: SetName) -> Outputs:
         """Features and logits of a set's images; computed at first use.
