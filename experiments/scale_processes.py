@@ -90,7 +90,6 @@ def main() -> None:
                     "same_probes": one["hashes"]["probes"] == many["hashes"]["probes"],
                     "same_figures_before": one["before"] == many["before"],
                     "same_figures_after": one["after"] == many["after"],
-                    "moved": furthest(home / "model", runs[0]),
                     "largest_difference_of_a_weight": furthest(*runs),
                     "largest_difference_of_a_loss": furthest_loss(*runs),
                     "seconds": [

@@ -73,11 +73,12 @@ class ProbeSet:
         """Pixels (n, C, H, W), float32 in [0, 1], of the probes at ``indices``."""
         if self._held is not None:
             return self._held[indices]
-        rows = []
-        for index in indices.tolist():
-            shard, row = divmod(index, self.per_image)
-            rows.append(self._open(shard).get_slice("images")[row : row + 1])
-        return torch.cat(rows)
+        pixels = torch.empty(len(indices), *self.shape)
+        # File by file, and copied at once: a slice that lives on keeps its file mapped.
+        for place in indices.argsort(stable=True).tolist():
+            shard, row = divmod(int(indices[place]), self.per_image)
+            pixels[place] = self._open(shard).get_slice("images")[row : row + 1][0]
+        return pixels
 
     def fingerprint(self) -> str:
         """SHA-256 over the names of the files: model, settings and images decide them."""
