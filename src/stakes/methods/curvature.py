@@ -114,6 +114,16 @@ class InputCurvature:
         return rows
 
 
+def preconditioned(network: nn.Module) -> list[nn.Parameter]:
+    """The weights whose gradients are preconditioned: those of linear layers and ungrouped convolutions.
+
+    Example:
+        >>> [tuple(weight.shape) for weight in preconditioned(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))]
+        [(2, 3)]
+    """
+    return [module.weight for module in network.modules() if _takes_part(module)]  # type: ignore[misc]
+
+
 def _takes_part(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return True

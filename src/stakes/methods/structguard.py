@@ -26,12 +26,13 @@ from torch.nn import functional as F
 
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
-from stakes.methods.curvature import InputCurvature
+from stakes.methods.curvature import InputCurvature, preconditioned
 from stakes.methods.job import Batch, Job
 from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models.projector import Projector
+from stakes.processes import spread
 from stakes.structure import alignment_loss, elastic_net
 
 
@@ -89,10 +90,12 @@ class StructGuard(Method[StructGuardSettings]):
             model.projector = projector
         # A model that came with a projector has no other path: deletion goes through it as well.
         around: nn.Module = nn.Identity() if job.original.projector is None else projector
-        optimizer = job.track("optimizer", self._optimizer(job, projector))
+        optimizer = self._optimizer(job, projector)
+        # Before a resumed job puts back the state, in which the lr is that of a later step.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        job.track("optimizer", optimizer)
         structure = AnchoredStructure(job, projector)
         precondition = self._preconditioner(job)
-        rates = [group["lr"] for group in optimizer.param_groups]
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
@@ -182,9 +185,11 @@ class StructGuard(Method[StructGuardSettings]):
                 job.meter.count(forward=len(part))
                 yield cut_and_mix(pixels, draws) if settings.probe_mixing else pixels
 
-        curvature = InputCurvature(
-            job.original, batches(), damping=settings.damping, draws=draws, extent=settings.precondition
-        )
+        # Every process sends all of them, since a share would give each a P of its own.
+        with spread(False):
+            curvature = InputCurvature(
+                job.original, batches(), damping=settings.damping, draws=draws, extent=settings.precondition
+            )
         return lambda: curvature.apply(job.model)
 
     @staticmethod
@@ -205,7 +210,10 @@ class StructGuard(Method[StructGuardSettings]):
     def _optimizer(job: Job[StructGuardSettings], projector: nn.Module) -> torch.optim.Optimizer:
         settings = job.settings
         own = {id(parameter) for parameter in projector.parameters()}
-        network = [parameter for parameter in job.model.parameters() if id(parameter) not in own]
+        if settings.precondition == "none":
+            network = [parameter for parameter in job.model.parameters() if id(parameter) not in own]
+        else:  # biases and BatchNorm have no inputs to spare: they would move for every image alike
+            network = preconditioned(job.model)
         groups: list[dict[str, Any]] = [{"params": network}]
         if own:
             groups.append(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pydantic
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from stakes.config import MethodSettings
 from stakes.methods.opposing import Passes, Weights
@@ -60,7 +60,9 @@ class StructGuardSettings(MethodSettings):
         0, ge=0, description="everyday copies of each forget image that are to be forgotten in a step as well"
     )
     precondition: Literal["none", "channels", "patches"] = Field(
-        "none", description="spare the inputs of layers that probes use (`stakes.methods.curvature`)"
+        "none",
+        description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
+        "of linear layers and convolutions only",
     )
     damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
     settle: int = Field(
@@ -83,8 +85,9 @@ class StructGuardSettings(MethodSettings):
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
 
-    @pydantic.model_validator(mode="after")
-    def _mixing_has_no_labels(self) -> StructGuardSettings:
-        if self.probe_mixing and self.retention != "soft":
-            raise ValueError("probe_mixing goes with retention=soft: a mixture has no target label")
-        return self
+    @field_validator("probe_mixing")
+    @classmethod
+    def _mixing_has_no_labels(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("retention") == "hard":
+            raise PydanticCustomError("mixing", "No with retention=hard: a mixture has no target label")
+        return value
