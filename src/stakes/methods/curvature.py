@@ -115,13 +115,14 @@ class InputCurvature:
 
 
 def preconditioned(network: nn.Module) -> list[nn.Parameter]:
-    """The weights whose gradients are preconditioned: those of linear layers and ungrouped convolutions.
+    """The weights whose gradients are preconditioned, each once: of linear layers and ungrouped convolutions.
 
     Example:
         >>> [tuple(weight.shape) for weight in preconditioned(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))]
         [(2, 3)]
     """
-    return [module.weight for module in network.modules() if _takes_part(module)]  # type: ignore[misc]
+    weights = (module.weight for module in network.modules() if _takes_part(module))
+    return list(dict.fromkeys(weights))  # type: ignore[arg-type]
 
 
 def _takes_part(module: nn.Module) -> bool:
