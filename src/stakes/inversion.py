@@ -43,9 +43,10 @@ def mixed_starts(images: Tensor, count: int, draws: torch.Generator) -> Tensor:
     share = torch.rand((count, 1, 1, 1), generator=draws).to(images)
     turns = torch.randint(4, (count,), generator=draws)
     mixed = share * first + (1 - share) * second
-    if images.shape[-1] != images.shape[-2]:
+    square = images.shape[-1] == images.shape[-2]
+    if not square:
         turns = 2 * (turns // 2)
-    for turn in (1, 2, 3):
+    for turn in (1, 2, 3) if square else (2,):
         mixed[turns == turn] = mixed[turns == turn].rot90(turn, (-2, -1))
     return mixed
 

@@ -10,8 +10,16 @@ from torch import Tensor
 
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
-from stakes.errors import NumericalError
-from stakes.files import digest_json, digest_tensors, private_folder, read_tensors, write_tensors
+from stakes.errors import DataError, NumericalError
+from stakes.files import (
+    LEFTOVER_SECONDS,
+    digest_json,
+    digest_tensors,
+    private_folder,
+    read_tensors,
+    sweep,
+    write_tensors,
+)
 from stakes.inversion import invert, mixed_starts
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeSet
@@ -46,19 +54,23 @@ def build_inverted(
         stop: asked between passes; where it says yes, finished batches stay and KeyboardInterrupt is raised.
 
     Raises:
+        DataError: a classifier of one class.
         NumericalError: the classifier gives no finite gradient, for example in half precision.
     """
+    if classifier.num_classes < 2:
+        raise DataError("probes", expected="a classifier with two classes or more", got="one")
     wanted, device = settings.inversion, device or torch.device("cpu")
     folder = _folder(root, classifier, forget, settings, seed, precision)
     paths = [_file(folder, batch) for batch in range(wanted.batches)]
     total = wanted.batches * wanted.batch
     progress("probes", 0, total)
+    current().only_main(lambda: sweep(folder, older=LEFTOVER_SECONDS))
     model = classifier.clone().eval().to(device).requires_grad_(False)
     # Every process makes all of them, since there are few; the main one writes.
     labels = []
     for number, path in enumerate(paths):
         found = read_tensors(path)
-        if found is None or set(found) != {"images", "targets"}:
+        if found is None or set(found) != {"images", "targets"} or len(found["targets"]) != wanted.batch:
             found = _make(model, forget, wanted.batch, number, settings, seed, precision, on_pass, stop)
             private_folder(folder)
             if current().main:
@@ -92,6 +104,7 @@ def _folder(
         {
             "algorithm": _ALGORITHM,
             "model": classifier.fingerprint(),
+            "input": list(classifier.input_size),
             "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
             "forget": forget.fingerprint(),
             "settings": settings.inversion.model_dump(mode="json", exclude={"batches"}),
