@@ -1,4 +1,4 @@
-"""The contract that every method keeps: one row a method, and one function a promise.
+"""The contract that every method keeps: one row a method, or more with other settings, and one function a promise.
 
 A method from outside the package checks itself the same way: ``check_resume(Row(MyMethod), tmp_path)``.
 """
@@ -39,6 +39,7 @@ class Row:
         draws: whether another seed gives other weights; the order of a batch is enough.
         forgets: whether it promises to end with forget accuracy 0 on a problem this easy.
         steps: whether it takes steps at all.
+        label: tells a further row of a method, with other settings, from its first one.
     """
 
     method: str | type[Method[Any]]
@@ -46,18 +47,40 @@ class Row:
     draws: bool = True
     forgets: bool = True
     steps: bool = True
+    label: str = ""
 
     @property
     def name(self) -> str:
+        """Of the method."""
         return self.method if isinstance(self.method, str) else self.method.name
+
+    @property
+    def id(self) -> str:
+        """Of the row."""
+        return f"{self.name}, {self.label}" if self.label else self.name
 
     def configured(self, **changes: Any) -> Method[Any]:
         kind = METHODS[self.method] if isinstance(self.method, str) else self.method
         return kind.configure(overrides={**_PROBES, "max_steps": 300, **self.settings, **changes})
 
 
+EVERYTHING = {
+    "probes.kind": "inverted",
+    "probes.inversion.batches": 2,
+    "probes.inversion.batch": 6,
+    "probes.inversion.iterations": 2,
+    "deletion": "hinge",
+    "retention": "soft",
+    "probe_mixing": True,
+    "variants": 2,
+    "precondition": "patches",
+    "settle": 6,
+}
+"""All that STRUCTGUARD can do beside the paper."""
+
 ROWS = [
     Row("structguard", {"lr": 0.01, "probe_batch": 4, "importance_after": 1}),
+    Row("structguard", EVERYTHING | {"lr": 0.05, "probe_batch": 5, "forget_batch": 3}, label="everything"),
     Row("before", draws=False, forgets=False, steps=False),
     Row("oracle", {"max_epochs": 3, "retain_batch": 16, "crop_padding": 1}, forgets=False),
     Row("oracle-finetune", {"lr": 0.01, "retain_batch": 16}),

@@ -15,7 +15,7 @@ from stakes.api import Unlearned
 from stakes.config import MethodSettings
 from stakes.methods import METHODS, Method
 
-BY_NAME = {row.name: row for row in ROWS}
+BY_ID = {row.id: row for row in ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module", params=list(BY_NAME))
+@pytest.fixture(scope="module", params=list(BY_ID))
 def row(request: pytest.FixtureRequest) -> Row:
-    return BY_NAME[request.param]
+    return BY_ID[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,10 @@ def first(row: Row, cache: Path) -> Unlearned:
 
 
 def test_every_method_has_one_row() -> None:
-    assert sorted(row.name for row in ROWS) == sorted(METHODS)
+    """And further ones have labels."""
+    assert sorted(row.name for row in ROWS if not row.label) == sorted(METHODS)
+    assert {row.name for row in ROWS} == METHODS.keys()
+    assert len(BY_ID) == len(ROWS), "no two rows of a method have one label"
     assert all(kind.name == name for name, kind in METHODS.items())
 
 
