@@ -25,6 +25,7 @@ from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out, find_method
 from stakes.methods.base import Outcome, Row
+from stakes.methods.milestones import Milestones
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeSet, ProbeStore
@@ -201,6 +202,8 @@ class _Work:
     progress: Progress
 
     def carry_out(self) -> Unlearned:
+        if self.run.milestones and self.folder is None:
+            raise ConfigError("milestones", expected="out=, a run folder to keep them in", got="none")
         self.device = resolve_device(self.run.device)
         check_precision(self.run.precision)
         self.original = as_classifier(self.model, self.split.forget).clone().eval().to(self.device)
@@ -355,6 +358,10 @@ class _Work:
         history[:] = [row for row in history if row["step"] <= job.step]
         if self.folder:
             self.folder.rewind_history(job.step)
+        milestones = None
+        if self.folder and self.run.milestones:
+            self.folder.rewind_snapshots(job.step)
+            milestones = Milestones(self.folder.keep_snapshot)
 
         def keep(row: Row) -> None:
             history.append(row)
@@ -368,6 +375,7 @@ class _Work:
                 eval_batch=self.run.eval_batch,
                 measure_every=self.run.measure_every,
                 checkpoint_seconds=self.run.checkpoint_seconds,
+                milestones=milestones,
                 progress=self.progress,
                 on_row=keep,
             )

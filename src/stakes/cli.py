@@ -168,6 +168,10 @@ def unlearn(
     preset: Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
     retain_sample: RetainSampleOption = None,
+    milestones: Annotated[
+        bool,
+        typer.Option("--milestones", help="Keep the weights when 50, 80, 95 and 100 % are misclassified."),
+    ] = False,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
@@ -193,6 +197,7 @@ def unlearn(
         "device": device.value,
         "precision": precision.value,
         "retain_sample": retain_sample,
+        "milestones": milestones,
     }
     if dry_run:
         _say_estimate(classifier, split, configured, settings, out, cache, as_json)

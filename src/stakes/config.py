@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from stakes.errors import ConfigError
@@ -56,7 +64,7 @@ class Settings(BaseModel):
         Raises:
             ConfigError: unknown key or a value of the wrong type or range.
         """
-        data = self.model_dump()
+        data = dict(self) | self.model_dump()
         for key, value in overrides.items():
             _place(data, key, value, type(self).__name__)
         return build(type(self), data)
@@ -132,6 +140,14 @@ class RunSettings(Settings):
     )
     measure_every: int = Field(10, ge=1, description="steps between full measurements of the forget set")
     checkpoint_seconds: float = Field(60.0, gt=0)
+    milestones: bool = Field(
+        False, description="keep the deployed classifier when 50, 80, 95 and 100 % are misclassified"
+    )
+
+    @model_serializer(mode="wrap")
+    def _only_if_on(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Milestones are told only where they are on: runs and cells without them keep their names."""
+        return {key: value for key, value in plain(self).items() if key != "milestones" or value}
 
 
 S = TypeVar("S", bound=Settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,14 +30,17 @@ from stakes.files import (
 from stakes.locks import alone
 from stakes.records import Record
 
+_SNAPSHOT = re.compile(r"step-(\d+)\.safetensors")
+
 
 class RunFolder:
     """Paths and state of one run.
 
     ``config.yaml`` the resolved request, ``record.json``, ``history.jsonl`` one line a step, ``model.safetensors`` and
     ``config.json`` the deployed classifier as a checkpoint, ``anchors.safetensors`` where the method used some,
-    ``analyses/`` with one file a section, ``report.html``. While the run goes on, ``state/`` holds
-    what is needed to resume, and the lock. Only the owner may enter the folder.
+    ``snapshots/`` with the weights of some steps where milestones were asked for, ``analyses/`` with a file a section,
+    ``report.html``. While the run goes on, ``state/`` holds what is needed to resume, and the lock. Only the owner may
+    enter the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -149,6 +153,22 @@ class RunFolder:
         path = self.path / "anchors.safetensors"
         if not path.is_file():
             anchors.save(path)
+
+    # -- snapshots -----------------------------------------------------------------------------------------
+
+    def rewind_snapshots(self, step: int) -> None:
+        """Drop those after ``step``: they belong to steps that will be taken again."""
+        folder = self.path / "snapshots"
+        sweep(folder)
+        for path in folder.glob("step-*"):
+            if (found := _SNAPSHOT.fullmatch(path.name)) and int(found[1]) > step:
+                path.unlink()
+
+    def keep_snapshot(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep the weights of a step, as `Classifier.exported_state` names them."""
+        # Copies: names that share their values would be refused.
+        copies = {name: value.cpu().clone() for name, value in state.items()}
+        write_tensors(self.path / "snapshots" / f"step-{step}.safetensors", copies)
 
     # -- history -------------------------------------------------------------------------------------------
 

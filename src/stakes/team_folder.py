@@ -74,6 +74,14 @@ class TeamFolder(RunFolder):
         """See `RunFolder.keep_anchors`."""
         current().only_main(lambda: self._own.keep_anchors(anchors))
 
+    def rewind_snapshots(self, step: int) -> None:
+        """See `RunFolder.rewind_snapshots`."""
+        current().only_main(lambda: self._own.rewind_snapshots(step))
+
+    def keep_snapshot(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """See `RunFolder.keep_snapshot`."""
+        current().only_main(lambda: self._own.keep_snapshot(step, state))
+
     def rewind_history(self, step: int) -> None:
         """See `RunFolder.rewind_history`."""
         current().only_main(lambda: self._own.rewind_history(step))

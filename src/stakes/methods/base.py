@@ -17,6 +17,7 @@ from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, NumericalError
 from stakes.interrupts import deferred
 from stakes.methods.job import Job
+from stakes.methods.milestones import Milestones
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.models.classifier import Classifier
 from stakes.processes import current
@@ -106,6 +107,10 @@ class Method(ABC, Generic[S]):
         """Whether the stop test means anything yet; by default it always does."""
         return True
 
+    def works(self, job: Job[S]) -> bool:
+        """Whether the deployed path does anything yet; a path that starts at random misclassifies everything."""
+        return True
+
     def total_steps(self, job: Job[S]) -> int:
         """The most steps this job can take, for the progress display."""
         batches = job.probe_batches if "probes" in self.needs else job.forget_batches
@@ -151,13 +156,15 @@ def carry_out(
     eval_batch: int = 256,
     measure_every: int = 10,
     checkpoint_seconds: float = 60.0,
+    milestones: Milestones | None = None,
     progress: Progress = silent,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Outcome:
     """Run a method until the forget set is forgotten or its limit is reached.
 
     Each row given to ``on_row`` holds ``step``, the method's losses and, where it was measured on the whole
-    set, ``forget_accuracy`` in percent on the deployed path.
+    set, ``forget_accuracy`` in percent on the deployed path. ``milestones`` are told each of these measurements, and of
+    one more at the end where the last step has none.
 
     Raises:
         NumericalError: a loss or weight is NaN or infinite; what was saved before is kept.
@@ -165,6 +172,8 @@ def carry_out(
     """
     job.track("body", job.model.body)
     job.track("head", job.model.head)
+    if milestones is not None:
+        job.track("milestones", milestones)
     check = ForgetCheck(job.forget, eval_batch, job.device)
     if job.step == 0 and method.stops_when_forgotten and check.forgotten(method.deploy(job)):
         return Outcome(method.deploy(job), 0, "already forgotten")
@@ -184,6 +193,7 @@ def carry_out(
             row = {"step": float(job.step), **losses}
             if done or job.step % measure_every == 0:
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
+                _mark(milestones, method, job, row["forget_accuracy"])
             on_row(row)
             progress("unlearn", job.step, total, **{k: v for k, v in row.items() if k != "step"})
             if done:
@@ -201,7 +211,14 @@ def carry_out(
             if halt:
                 raise KeyboardInterrupt
     _refuse_nonfinite_weights(job)
+    if milestones is not None and job.step % measure_every:
+        _mark(milestones, method, job, check.accuracy(method.deploy(job)))
     return Outcome(method.deploy(job), job.step, "step limit" if method.stops_when_forgotten else "finished")
+
+
+def _mark(milestones: Milestones | None, method: Method[Any], job: Job[Any], forget_accuracy: float) -> None:
+    if milestones is not None and method.works(job):
+        milestones.measured(job.step, forget_accuracy, method.deploy(job))
 
 
 def _refuse_nonfinite(losses: Row, step: int) -> None:

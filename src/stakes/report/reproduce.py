@@ -61,6 +61,8 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
     ]
     if str(request["model"]).endswith(_PICKLES):
         lines.append("--allow-pickle")
+    if record.run.get("milestones"):
+        lines.append("--milestones")
     return Reproduction(" \\\n  ".join(lines), (*notes, *_run_notes(record)))
 
 
