@@ -31,8 +31,8 @@ def analyse(
         str | None,
         typer.Option(
             "--only",
-            help="Some of retrieval, class-level, collapse, consistency, anchors, radar, gradcam, streisand; "
-            "with commas.",
+            help="Some of retrieval, class-level, collapse, milestones, consistency, anchors, radar, gradcam, "
+            "streisand; with commas.",
         ),
     ] = None,
     data: DataOption = None,

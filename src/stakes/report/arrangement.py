@@ -14,7 +14,7 @@ OTHER = "Further analyses"
 _OVERVIEW = "audit"
 _GROUPS: dict[str, tuple[str, ...]] = {
     AUDIT: ("changes", "membership", "relearning", "linear-probe", "distance", "streisand", _OVERVIEW),
-    USE: ("retrieval", "class-level"),
+    USE: ("milestones", "retrieval", "class-level"),
     INSIDE: ("collapse", "consistency", "anchors", "radar", "gradcam"),
 }
 
