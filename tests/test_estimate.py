@@ -15,10 +15,11 @@ import tinydigits
 from stakes import cli
 from stakes.api import unlearn
 from stakes.config import RunSettings
-from stakes.estimate import estimate, saved_bytes
+from stakes.estimate import Estimate, estimate, saved_bytes
 from stakes.methods import find_method
 from stakes.models import Classifier
 from stakes.models.checkpoint import save_checkpoint
+from stakes.records import Phase
 
 FEW = tinydigits.FEW_PROBES | {"max_steps": 3, "probe_batch": 6}
 
@@ -31,7 +32,7 @@ def run() -> RunSettings:
 @pytest.mark.parametrize("name", ["structguard", "neggrad"])
 def test_a_run_stays_within_its_estimate(tmp_path: Path, run: RunSettings, name: str) -> None:
     settings = FEW | {"lr": 1e-6} if name == "structguard" else {"max_steps": 3, "lr": 1e-6}
-    method = find_method(name).configure(None, settings)
+    method = find_method(name).configure("paper" if name == "structguard" else None, settings)
     model, split, cache = tinydigits.digits_model(), tinydigits.split(3), tmp_path / "cache"
     found = estimate(model, split, method, run, out=tmp_path / "run", cache=cache)
     assert not any(tmp_path.iterdir()), "nothing is written"
@@ -51,6 +52,56 @@ def test_a_run_stays_within_its_estimate(tmp_path: Path, run: RunSettings, name:
         assert written == found.phases["probes"].forward == 0
     assert found.seconds > 0
     assert min(found.free.values()) > 0
+
+
+EVERYTHING = {
+    "probes.kind": "inverted",
+    "probes.inversion.batches": 2,
+    "probes.inversion.batch": 6,
+    "probes.inversion.iterations": 3,
+    "retention": "soft",
+    "probe_mixing": True,
+    "variants": 2,
+    "precondition": "patches",
+    "settle": 9,
+    "max_steps": 3,
+    "probe_batch": 6,
+    "lr": 1e-6,
+}
+
+
+def test_inverted_probes_and_all_that_goes_with_them(tmp_path: Path, run: RunSettings) -> None:
+    model, split, cache = tinydigits.digits_model(), tinydigits.split(3), tmp_path / "cache"
+
+    def look(**changes: Any) -> Estimate:
+        method = find_method("structguard").configure("paper", EVERYTHING | changes)
+        return estimate(model, split, method, run, out=tmp_path / "run", cache=cache)
+
+    def do(**changes: Any) -> dict[str, Phase]:
+        settings = EVERYTHING | changes
+        call = {"preset": "paper", "settings": settings, "cache": cache, "device": "cpu"}
+        result = unlearn(model, split, anchors=tinydigits.anchors(), **call)  # type: ignore[arg-type]
+        return {phase.name: phase for phase in result.record.phases}
+
+    found = look()
+    assert not any(tmp_path.iterdir()), "nothing is written"
+    for name, phase in do().items():
+        bound = found.phases[name]
+        assert phase.forward_images <= bound.forward, phase
+        assert phase.backward_images <= bound.backward, phase
+        if name == "probes":
+            assert phase.forward_images == bound.forward == phase.backward_images == bound.backward == 12 * 3
+    written = sum(file.stat().st_size for file in cache.glob("probes/*/*.safetensors"))
+    assert 0 < written - found.disk["probes (cache)"] < 2 * 4096, "labels and headers beside the pixels"
+    assert look().phases["probes"].forward == 0
+    assert "probes (cache)" not in look().disk
+    more = look(**{"probes.inversion.batches": 5})
+    assert more.phases["probes"].forward == 3 * 6 * 3, "two of five are there"
+    assert look(**{"probes.inversion.iterations": 4}).phases["probes"].forward == 12 * 4
+    step = "activations of a step"
+    assert found.memory[step] == saved_bytes(model) * (3 * 3 + 6), (
+        "three images, two copies of each, six probes"
+    )
 
 
 def test_memory_of_a_step_grows_with_the_network(run: RunSettings) -> None:
@@ -81,6 +132,7 @@ def test_the_command_says_it_and_does_nothing(
     save_checkpoint(tinydigits.digits_model("resnet10"), tmp_path / "model")
     words: list[Any] = ["unlearn", "--model", tmp_path / "model", "--data", "digits", "--forget", "random:4"]
     words += ["--out", tmp_path / "run", "--cache", tmp_path / "cache", "--device", "cpu", "--dry-run", *more]
+    words += ["--preset", "paper"]
     monkeypatch.setattr(sys, "argv", ["stakes", *map(str, words)])
     with pytest.raises(SystemExit) as left:
         cli.main()

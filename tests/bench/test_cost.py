@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchkit import ADV, PROBES, STRUCTGUARD, Make, records
+from benchkit import ADV, PROBES, STRUCTGUARD, Make, Write, records
 
 from stakes.bench.cells import expand
 from stakes.bench.cost import Passes, grid_cost
 from stakes.bench.engine import run_bench
+from stakes.bench.folder import BenchFolder
 from stakes.methods import METHODS
 
 # Every method, with settings for a few steps on a few images.
@@ -23,7 +24,7 @@ FEW: dict[str, dict[str, Any]] = {
     "rawp": {"max_steps": 3, "gamma": 1e-5},
     "adv": ADV | {"max_steps": 3, "probe_batch": 12},
     "l2ul": ADV | {"max_steps": 3, "probe_batch": 12},
-    "structguard": STRUCTGUARD | {"max_steps": 3, "probe_batch": 12},
+    "structguard": STRUCTGUARD | {"probes.kind": "adversarial", "max_steps": 3, "probe_batch": 12},
     "unsir": {"max_steps": 3, "noise_images": 2, "noise_repeats": 1, "noise_steps": 2, "forget_batch": 16},
     "boundary-shrink": {"max_steps": 3},
     "boundary-expand": {"max_steps": 3},
@@ -31,6 +32,15 @@ FEW: dict[str, dict[str, Any]] = {
     "amun": {"max_steps": 3, "forget_batch": 4},
     "random-label": {"max_steps": 3, "lr": 1e-5},
     "salun": {"max_steps": 3, "lr": 1e-5},
+}
+INVERTED: dict[str, Any] = {
+    "method": "structguard",
+    "settings": {
+        "probes.kind": "inverted",
+        "probes.inversion.batches": 2,
+        "probes.inversion.batch": 6,
+        "probes.inversion.iterations": 4,
+    },
 }
 # Where nothing stops before the limit and no attack ends early, the bound is met in backward passes.
 EXACT = {
@@ -64,6 +74,61 @@ def test_every_method_stays_within_its_bound(grid_of: Make, tmp_path: Path) -> N
         if row in EXACT and record.steps == bound.steps:
             assert spent.backward_images == bound.unlearn.backward, row
         assert phases["evaluate after"].forward_images == bound.evaluate.forward == 60 + 40 + 3
+
+
+EVERYTHING = INVERTED | {
+    "preset": "paper",
+    "settings": INVERTED["settings"]
+    | {
+        "retention": "soft",
+        "probe_mixing": True,
+        "variants": 2,
+        "precondition": "patches",
+        "settle": 9,
+        "importance_after": 1,
+        "lr": 1e-5,
+        "max_steps": 3,
+        "probe_batch": 12,
+    },
+}
+
+
+def test_inverted_probes_and_all_that_goes_with_them(grid_of: Make, tmp_path: Path) -> None:
+    grid = grid_of(methods=[EVERYTHING], k=[2, 3])
+    cells = expand(grid)
+    cost = grid_cost(grid, cells)
+    probes = [passes for name, passes in cost.shared.items() if name.startswith("probes")]
+    assert probes == [Passes(2 * 6 * 4, 2 * 6 * 4)] * 2, "for each k its own, of one size"
+    report = run_bench(grid, tmp_path / "out")
+    assert not report.failed
+    found = {record.request["k"]: record for record in BenchFolder(tmp_path / "out").records().values()}
+    for cell, bound in zip(cells, cost.cells, strict=True):
+        phases = {phase.name: phase for phase in found[cell.k].phases}
+        spent = phases["unlearn"]
+        assert found[cell.k].steps == bound.steps == 3
+        assert spent.backward_images == bound.unlearn.backward == 12 + 3 * (12 + 3 * cell.k)
+        assert spent.forward_images <= bound.unlearn.forward
+        # 12 probes for S_ori, their importance and the curvature, and in each step what the original says of them.
+        most = 3 * 12 + 3 * (12 + 12 + 3 * cell.k)
+        assert most <= spent.forward_images <= most + 4 * 2 * cell.k
+        assert phases["probes"].forward_images == 0, "they were made before"
+    assert len(list((tmp_path / "out").glob("cache/probes/*/*.safetensors"))) == 2 * 2, "and no others"
+
+
+def test_inverted_probes_are_shared_by_rows(grid_of: Make) -> None:
+    rows: list[Any] = [INVERTED | {"method": "adv", "label": label} for label in ("one", "other")]
+    grid = grid_of(methods=[*rows, {"method": "l2ul", "settings": PROBES}], k=[2, 8], seeds=[0, 1])
+    shared = grid_cost(grid, expand(grid)).shared
+    probes = sorted(passes.forward for name, passes in shared.items() if name.startswith("probes"))
+    assert probes == [2 * 6 * 4] * 4 + [8 * 4 * 3] * 2
+
+
+def test_a_dry_run_of_inverted_probes(write: Write, stakes_cli: Any) -> None:
+    code, found, err = stakes_cli("bench", write(methods=[EVERYTHING], k=[2, 3]), "--dry-run", "--json")
+    assert code == 0, err
+    assert [cell["most_steps"] for cell in found["cells"]] == [3, 3]
+    shared = sum(forward for name, (forward, _) in found["shared"].items() if name.startswith("probes"))
+    assert shared == 2 * 2 * 6 * 4
 
 
 def test_probes_are_counted_once_at_the_largest_k(grid_of: Make) -> None:

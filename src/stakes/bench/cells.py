@@ -49,8 +49,12 @@ class Cell:
         """The same for cells whose probes come from one set; None where the method uses none."""
         if "probes" not in self.method.needs:
             return None
-        probes = self.method.settings.probes.model_dump(mode="json")
-        return digest_json([self.problem, probes, self.run.seed, self.run.precision])[:12]
+        settings = self.method.settings.probes
+        shared = [self.problem, settings.model_dump(mode="json"), self.run.seed, self.run.precision]
+        if settings.kind == "inverted":
+            # They start from mixtures of the whole forget set: those of a smaller one are no part of them.
+            shared.append(self.k)
+        return digest_json(shared)[:12]
 
 
 def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = None) -> list[Cell]:

@@ -84,7 +84,7 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
     """Count the passes of a grid.
 
     - Probes: k · N_adv · iterations forward and backward, once for each model, probe settings and seed, at the largest
-      k, since the smaller sets are part of it.
+      k, since the smaller sets are part of it. Inverted ones: a number of their own, once for each k as well.
     - The original model: every image once.
     - A cell: its steps by their limit, and the unlearned model on all images measured.
 
@@ -230,9 +230,19 @@ def _lotus_epochs(sizes: _Sizes) -> Passes:
 
 
 def _structguard(sizes: _Sizes) -> Passes:
-    used = min(sizes.settings.importance_probes or sizes.probes, sizes.probes)
-    importance = used if sizes.settings.reg_weight else 0
-    return Passes(sizes.probes + importance, importance)
+    settings = sizes.settings
+    used = min(settings.importance_probes or sizes.probes, sizes.probes)
+    importance = used if settings.reg_weight else 0
+    curvature = sizes.probes if settings.precondition != "none" else 0
+    return Passes(sizes.probes + importance + curvature, importance)
+
+
+def _structguard_step(sizes: _Sizes) -> Passes:
+    """Copies of the forget images are sent along; on probes that are mixed anew the original model answers too."""
+    settings = sizes.settings
+    probes = min(settings.probe_batch, sizes.probes)
+    images = (1 + settings.variants) * min(settings.forget_batch, sizes.k) + probes
+    return Passes(images + (probes if settings.probe_mixing else 0), images)
 
 
 def _amun(sizes: _Sizes) -> Passes:
@@ -271,6 +281,7 @@ def _forget_once(sizes: _Sizes) -> Passes:
 
 _STEPS: dict[str, Callable[[_Sizes], int]] = {"unsir": _unsir_steps}
 _STEP: dict[str, Callable[[_Sizes], Passes]] = {
+    "structguard": _structguard_step,
     "fisher": _fisher,
     "unsir": _mixed,
     "amun": _mixed,

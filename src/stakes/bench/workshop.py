@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stakes.anchors import Anchors, build_anchors
 from stakes.anchors.prototypes import visual_prototypes
@@ -19,6 +20,7 @@ from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
 from stakes.evaluator import Evaluator
+from stakes.inverted_store import build_inverted
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeStore
@@ -128,21 +130,26 @@ class Workshop:
             evaluator.figures(classifier.clone().eval().to(device), split, "evaluate before", cached=True)
 
     def _probe(self, cells: Sequence[Cell], progress: Progress) -> None:
-        """Make the probes of the largest forget set; those of the smaller ones are part of it."""
+        """Make the probes of the largest forget set; those of the smaller ones are part of it.
+
+        Cells with inverted probes come here with one k alone.
+        """
         largest = max(cells, key=lambda cell: cell.k)
         classifier, split = self._open(largest)
         run = largest.run
-        device = resolve_device(run.device)
-        ProbeStore(self.order.cache).build(
-            classifier.clone().eval().requires_grad_(False).to(device),
-            split.forget,
-            largest.method.settings.probes,
-            seed=run.seed,
-            device=device,
-            precision=run.precision,
-            chunk=run.probe_chunk,
-            progress=progress,
-        )
+        device, settings = resolve_device(run.device), largest.method.settings.probes
+        original = classifier.clone().eval().requires_grad_(False).to(device)
+        common: dict[str, Any] = {
+            "seed": run.seed,
+            "device": device,
+            "precision": run.precision,
+            "progress": progress,
+        }
+        if settings.kind == "inverted":
+            build_inverted(self.order.cache, original, split.forget, settings, **common)
+            return
+        store = ProbeStore(self.order.cache)
+        store.build(original, split.forget, settings, chunk=run.probe_chunk, **common)
 
     def _open(self, cell: Cell) -> tuple[Classifier, ForgetSplit]:
         grid = self.order.grid
