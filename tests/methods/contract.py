@@ -40,6 +40,7 @@ class Row:
         forgets: whether it promises to end with forget accuracy 0 on a problem this easy.
         steps: whether it takes steps at all.
         label: tells a further row of a method, with other settings, from its first one.
+        preset: None: the method's own.
     """
 
     method: str | type[Method[Any]]
@@ -48,6 +49,7 @@ class Row:
     forgets: bool = True
     steps: bool = True
     label: str = ""
+    preset: str | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +63,8 @@ class Row:
 
     def configured(self, **changes: Any) -> Method[Any]:
         kind = METHODS[self.method] if isinstance(self.method, str) else self.method
-        return kind.configure(overrides={**_PROBES, "max_steps": 300, **self.settings, **changes})
+        overrides = {**_PROBES, "max_steps": 300, **self.settings, **changes}
+        return kind.configure(self.preset, overrides)
 
 
 EVERYTHING = {
@@ -75,12 +78,22 @@ EVERYTHING = {
     "variants": 2,
     "precondition": "patches",
     "settle": 6,
+    "path": "projector",
+    "projector": "learned",
+    "reg_weight": 0.01,
+    "head_weight": 0.001,
+    "ret_weight": 0.1,
+    "align_weight": 0.1,
+    "damping": 1.0,
+    "lr": 0.02,
+    "probe_batch": 5,
+    "forget_batch": 3,
 }
-"""All that STRUCTGUARD can do beside the paper."""
+"""All that STRUCTGUARD can do, at once, with weights that let go of images of noise within a few steps."""
 
 ROWS = [
-    Row("structguard", {"lr": 0.01, "probe_batch": 4, "importance_after": 1}),
-    Row("structguard", EVERYTHING | {"lr": 0.05, "probe_batch": 5, "forget_batch": 3}, label="everything"),
+    Row("structguard", {"lr": 0.01, "probe_batch": 4, "importance_after": 1}, preset="paper"),
+    Row("structguard", EVERYTHING, label="everything"),
     Row("before", draws=False, forgets=False, steps=False),
     Row("oracle", {"max_epochs": 3, "retain_batch": 16, "crop_padding": 1}, forgets=False),
     Row("oracle-finetune", {"lr": 0.01, "retain_batch": 16}),

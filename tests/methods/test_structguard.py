@@ -11,11 +11,14 @@ import pytest
 import torch
 from doubles import problem
 from scipy.special import log_softmax, rel_entr, softmax
+from torch import Tensor
 
 from stakes.api import unlearn
-from stakes.errors import NumericalError, RunFolderError
+from stakes.errors import ConfigError, NumericalError, RunFolderError
 from stakes.methods import Job, StructGuard
 from stakes.methods.anchored import AnchoredStructure
+from stakes.methods.job import NoStore
+from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models import Projector
 from stakes.probe_store import ProbeStore
 from tinydigits import FEW_PROBES, anchors, digits_model, split
@@ -37,7 +40,8 @@ def make_job(tmp_path: Path):
 
     def make(**settings: Any) -> tuple[StructGuard, Job[Any]]:
         tiny = problem("mlp")
-        method = StructGuard.configure(overrides={**QUICK, "weight_decay": 0.0, "momentum": 0.0, **settings})
+        overrides = {**QUICK, "weight_decay": 0.0, "momentum": 0.0, **settings}
+        method = StructGuard.configure("paper", overrides)
         original = tiny.model.clone().eval().requires_grad_(False)
         probes = ProbeStore(tmp_path).build(original, tiny.split.forget, method.settings.probes)
         job = Job(
@@ -263,7 +267,7 @@ def test_a_model_that_came_with_a_projector_goes_on_with_it(make_job, path):
 
 
 def test_presets():
-    paper, authors = StructGuard.configure().settings, StructGuard.configure("authors").settings
+    paper, authors = StructGuard.configure("paper").settings, StructGuard.configure("authors").settings
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.probes.epsilon) == (0.001, 0.9, 1e-4, 4.0)
     assert (paper.align, paper.align_axis, paper.importance, paper.head_l1, paper.head_l2) == (
         "cosine",
@@ -280,6 +284,166 @@ def test_presets():
     )
 
 
+# -- beside the text -------------------------------------------------------------------------------------------
+
+
+def hinge(logits: np.ndarray, labels: np.ndarray, margin: float) -> float:
+    losses = [max(0.0, margin + z[y] - np.delete(z, y).max()) for z, y in zip(logits, labels, strict=True)]
+    return float(np.mean(losses))
+
+
+def plain_logits(job: Job[Any], pixels: Tensor) -> np.ndarray:
+    """Those of the original, head and all in float64."""
+    head = job.original.head
+    features = job.original.features(pixels).double().numpy()
+    return features @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_copies_are_forgotten_with_the_labels_of_their_images(make_job, times):
+    method, job = make_job(
+        projector_init="random", deletion="hinge", margin=40.0, variants=times, batch_weights="share"
+    )
+    row, forget = first_row(method, job), job.forget_batch(0)
+    copies = everyday(torch.cat([forget.pixels] * times), job.generator("variants", 0))
+    labels = np.tile(forget.labels.numpy(), 1 + times)
+    wanted = hinge(plain_logits(job, torch.cat([forget.pixels, copies])), labels, 40.0)
+    share = 3 * (1 + times) / (3 * (1 + times) + 6)
+    assert row["loss_del"] == pytest.approx(share * wanted, rel=1e-4)
+    alone = hinge(plain_logits(job, forget.pixels), forget.labels.numpy(), 40.0)
+    assert row["loss_del"] != pytest.approx(share * alone, rel=1e-3), "the copies count"
+
+
+def test_other_copies_at_every_step(make_job):
+    method, job = make_job(projector_init="random", variants=1, lr=1e-12, projector_lr=1e-12)
+    rows = []
+    for row in method.run(job):
+        rows.append(row["loss_del"])
+        job.step += 1
+        if job.step == 4:
+            break
+    # Four images in batches of three: every other step has one image alone, the same one if the epoch says so.
+    assert len(set(rows)) == 4
+
+
+def test_mixed_probes_are_held_to_what_the_original_says_of_them(make_job):
+    method, job = make_job(projector_init="random", retention="soft", probe_mixing=True)
+    row, projector = first_row(method, job), random_projector(job)
+    mixed = cut_and_mix(job.probe_batch(0).pixels, job.generator("mixing", 0))
+    structure = AnchoredStructure(job, projector)
+    with torch.no_grad():
+        plain = job.original.features(mixed)
+        through = projector(plain)
+        now = job.original.head(through).double().numpy()
+    before, now = softmax(plain_logits(job, mixed), axis=1), softmax(now, axis=1)
+    assert row["loss_ret"] == pytest.approx(rel_entr(before, now).sum() / len(now), rel=1e-3)
+    pairs = zip(structure.of(plain).T.numpy(), structure.of(through).T.detach().numpy(), strict=True)
+    wanted = -np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs])
+    assert row["loss_align"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_on_mixed_probes_the_identity_loses_nothing(make_job):
+    row = first_row(*make_job(retention="soft", probe_mixing=True, importance_after=1))
+    assert row["loss_ret"] == pytest.approx(0.0, abs=1e-6)
+    assert row["loss_align"] == pytest.approx(-1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [("probe_mixing", "retention"), ("retention", "probe_mixing")])
+def test_mixed_probes_have_no_labels(order):
+    wrong = {"probe_mixing": True, "retention": "hard"}
+    with pytest.raises(ConfigError, match=r"setting 'probe_mixing' .*retention=hard.*got True") as refused:
+        StructGuard.configure("paper", {name: wrong[name] for name in order})
+    assert "{" not in str(refused.value), "it does not print all settings"
+    assert StructGuard.configure("paper", wrong | {"retention": "soft"}).settings.probe_mixing
+
+
+@pytest.mark.parametrize("path", ["bypass", "projector"])
+def test_one_preconditioned_step(make_job, path):
+    """A plain step of the same job tells the gradient G; P in NumPy, from the inputs that the probes give."""
+    settings = {"projector_init": "random", "path": path, "lr": 0.1, "reg_weight": 0.0}
+    method, job = make_job(**settings)
+    first_row(method, job)
+    steps = {
+        n: (v - dict(job.original.named_parameters())[n])
+        for n, v in job.model.named_parameters()
+        if "projector" not in n
+    }
+    method, spared = make_job(**settings, precondition="patches", damping=0.05)
+    first_row(method, spared)
+    probes = spared.need_probes().batch(torch.arange(len(spared.need_probes())))
+    flat = ((probes - job.original.mean) / job.original.std).flatten(1)
+    rows = {"body.first.weight": flat, "head.weight": job.original.features(probes)}
+    origin = dict(job.original.named_parameters())
+    for name, value in spared.model.named_parameters():
+        if "projector" in name:
+            plain = dict(job.model.named_parameters())[name]
+            assert torch.allclose(value, plain, atol=1e-6), "it has no inputs to spare"
+        elif name in rows:
+            inputs = rows[name].double().numpy()
+            a = inputs.T @ inputs / len(inputs)
+            a /= np.diag(a).mean()
+            p = 0.05 * np.linalg.inv(a + 0.05 * np.eye(len(a)))
+            wanted = steps[name].detach().double().numpy() @ p
+            moved = (value - origin[name]).detach().double().numpy()
+            assert np.abs(moved - wanted).max() < 1e-3 * np.abs(steps[name].detach().numpy()).max()
+            assert np.linalg.norm(moved) < np.linalg.norm(steps[name].detach().numpy())
+        else:
+            assert torch.equal(value, origin[name]), f"{name} stays"
+
+
+@pytest.mark.parametrize("path", ["bypass", "projector"])
+def test_the_lr_falls_along_half_a_cosine_to_a_twentieth(make_job, path):
+    method, job = make_job(path=path, settle=6, lr=0.01, projector_lr=0.002, reg_weight=0.0)
+    seen = []
+    for _ in method.run(job):
+        seen.append([group["lr"] for group in job._tracked["optimizer"].param_groups])
+        job.step += 1
+        if job.step == 9:
+            break
+    shares = [max(0.05, (1 + math.cos(math.pi * step / 6)) / 2) for step in range(6)] + [0.05] * 3
+    assert shares[0] == 1
+    assert seen == [[pytest.approx(0.01 * share), pytest.approx(0.002 * share)] for share in shares]
+
+
+def test_without_a_schedule_the_lr_stays(make_job):
+    method, job = make_job(reg_weight=0.0, lr=0.01)
+    for _ in method.run(job):
+        assert {group["lr"] for group in job._tracked["optimizer"].param_groups} == {0.01}
+        job.step += 1
+        if job.step == 5:
+            break
+
+
+class Kept(NoStore):
+    """A store that gives back one state."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def load(self) -> dict[str, Any]:
+        return self.state
+
+
+def test_a_resumed_schedule_goes_on_from_the_whole_lr(make_job):
+    """What the optimiser saved is the lr of a later step, of which another share would be taken."""
+    method, job = make_job(settle=6, lr=0.01, reg_weight=0.0)
+    for _ in method.run(job):
+        job.step += 1
+        if job.step == 4:
+            break
+    again = Job(
+        **{
+            name: getattr(job, name)
+            for name in ("original", "model", "forget", "settings", "probes", "anchors")
+        },
+        store=Kept(job.state()),
+    )
+    assert again.step == 4
+    next(iter(method.run(again)))
+    lr = 0.01 * (1 + math.cos(math.pi * 4 / 6)) / 2
+    assert [group["lr"] for group in again._tracked["optimizer"].param_groups] == [pytest.approx(lr)] * 2
+
+
 # -- whole runs ------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +452,7 @@ def run(cache: Path, model: str = "small", **settings: Any):
         digits_model(model),  # type: ignore[arg-type]
         split(),
         anchors=anchors(),
+        preset="paper",
         settings=QUICK | settings,
         cache=cache,
         device="cpu",
@@ -355,3 +520,29 @@ def test_the_importance_costs_one_pass_each_way_for_every_probe(tmp_path):
         costs.append((phase.forward_images, phase.backward_images))
     assert [b - costs[0][1] for _, b in costs] == [0, 9, 4]
     assert [f - costs[0][0] for f, _ in costs] == [0, 9, 4]
+
+
+def test_the_stop_test_does_not_count_before_the_schedule_is_over(tmp_path):
+    hasty = run(tmp_path, importance_after=1, max_steps=100)
+    assert hasty.record.stop_reason == "forgotten"
+    settle = hasty.record.steps + 10
+    settled = run(tmp_path, importance_after=1, max_steps=100, settle=settle, deletion="hinge")
+    assert settled.record.stop_reason == "forgotten"
+    assert settled.record.steps >= settle
+    forgotten = [row["forget_accuracy"] for row in settled.history if "forget_accuracy" in row]
+    assert 0.0 in forgotten[:-1], "it was forgotten long before"
+    cut = run(tmp_path, importance_after=1, max_steps=hasty.record.steps + 2, settle=settle)
+    assert cut.record.stop_reason == "step limit"
+    assert cut.record.forgotten, "which the record says all the same"
+
+
+def test_costs_of_all_that_is_sent(tmp_path):
+    """Copies, mixed probes through the original instead of its answers made before, and probes for the curvature."""
+    few = {"max_steps": 2, "reg_weight": 0.0, "retention": "soft", "lr": 1e-9}
+    costs = []
+    for settings in ({}, {"variants": 2}, {"probe_mixing": True}, {"precondition": "channels"}):
+        phases = run(tmp_path, **few, **settings).record.phases
+        phase = next(phase for phase in phases if phase.name == "unlearn")
+        costs.append((phase.forward_images, phase.backward_images))
+    # Two steps with 6 and 3 of the 9 probes and 3 images each; whether it is forgotten is seen three times.
+    assert costs == [(9 + 15 + 9, 15), (9 + 27 + 9, 27), (9 + 15 + 9, 15), (9 + 9 + 15 + 9, 15)]
