@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_analyse, cli_audit, cli_bench, cli_lacuna, cli_push, cli_report, cli_request
+from stakes import cli_analyse, cli_audit, cli_bench, cli_lacuna, cli_push, cli_report, cli_request, cli_speed
 from stakes.cli_options import (
     AttributesOption,
     DataOption,
@@ -65,6 +65,7 @@ app = typer.Typer(
 app.add_typer(cli_analyse.commands)
 app.add_typer(cli_audit.commands)
 app.add_typer(cli_bench.commands)
+app.add_typer(cli_speed.commands)
 app.add_typer(cli_lacuna.commands)
 app.add_typer(cli_push.commands)
 app.add_typer(cli_report.commands)

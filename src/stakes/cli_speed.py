@@ -1,0 +1,138 @@
+"""The command ``bench-speed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stakes.cli_options import (
+    AttributesOption,
+    Device,
+    DeviceOption,
+    EncoderOption,
+    JsonOption,
+    ModelOption,
+    PickleOption,
+    Precision,
+    PrecisionOption,
+    RetainSampleOption,
+    SeedOption,
+    print_json,
+)
+from stakes.errors import AnchorError, ConfigError
+
+if TYPE_CHECKING:
+    from stakes.anchors import Anchors
+    from stakes.bench.speed import Variant
+    from stakes.models.classifier import Classifier
+
+commands = typer.Typer()
+DataHere = Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")]
+AnchorsOption = Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")]
+
+
+@commands.command(name="bench-speed")
+def bench_speed(
+    model: ModelOption,
+    data: DataHere,
+    out: Annotated[Path, typer.Option("--out", help="Folder for speed.json and speed.md.")],
+    forget: Annotated[
+        str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR.")
+    ] = "random:256",
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            help="METHOD or METHOD:PRESET, any number; the last is the reference [structguard, l2ul].",
+        ),
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option("--steps", help="VARIANT=N: how many steps it takes, from a record of it."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="VARIANT.key=value, any number.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each slice is measured.")] = 5,
+    most_passes: Annotated[
+        int, typer.Option("--most-passes", min=1, help="Images of a phase in a round; longer ones are cut.")
+    ] = 1024,
+    anchors_file: AnchorsOption = None,
+    attributes: AttributesOption = None,
+    encoder: EncoderOption = "minilm",
+    retain_sample: RetainSampleOption = None,
+    allow_pickle: PickleOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Time and passes of each phase of some variants, interleaved in one process, beside the bare network passes."""
+    from stakes.bench.speed import SpeedSettings
+    from stakes.bench.speed import bench_speed as call
+    from stakes.console import live_progress
+    from stakes.data.forget import split_forget
+    from stakes.data.sources import open_source
+    from stakes.models.checkpoint import load_checkpoint
+
+    chosen = _variants(variants or ["structguard", "l2ul"], steps or [], assignments or [])
+    classifier = load_checkpoint(model, allow_pickle=allow_pickle)
+    size = classifier.input_size
+    source = open_source(data, size=size)
+    split = split_forget(forget, source, class_names=classifier.class_names, size=size, seed=seed)
+    needed = any("anchors" in one.method.needs for one in chosen)
+    with live_progress() as progress:
+        report = call(
+            classifier,
+            split,
+            chosen,
+            anchors=_anchors(classifier, anchors_file, attributes, encoder) if needed else None,
+            speed=SpeedSettings(rounds=rounds, most_passes=most_passes),
+            progress=progress,
+            seed=seed,
+            device=device.value,
+            precision=precision.value,
+            retain_sample=retain_sample,
+        )
+    files = report.save(out)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        typer.echo(report.markdown())
+        typer.echo("\n".join(map(str, files)))
+
+
+def _variants(specs: list[str], steps: list[str], assignments: list[str]) -> list[Variant]:
+    """Each variant with the settings and steps that name it."""
+    from stakes.bench.speed import variant
+    from stakes.config import parse_assignments
+
+    changes: dict[str, dict[str, Any]] = {spec: {} for spec in specs}
+    for key, value in parse_assignments(assignments).items():
+        label, _, inner = key.partition(".")
+        _refuse_unknown("--set", label, specs)
+        changes[label][inner] = value
+    taken: dict[str, int] = {}
+    for label, value in parse_assignments(steps).items():
+        _refuse_unknown("--steps", label, specs)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"--steps {label}", expected="a whole number, 1 or more", got=repr(value))
+        taken[label] = value
+    return [variant(spec, settings=changes[spec], steps=taken.get(spec)) for spec in specs]
+
+
+def _refuse_unknown(option: str, label: str, specs: list[str]) -> None:
+    if label not in specs:
+        raise ConfigError(option, expected="a variant: " + ", ".join(specs), got=repr(label))
+
+
+def _anchors(classifier: Classifier, file: Path | None, attributes: Path | None, encoder: str) -> Anchors:
+    from stakes.anchors import Anchors, build_anchors
+
+    if file is not None and attributes is not None:
+        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
+    if file is not None:
+        return Anchors.load(file)
+    return build_anchors(classifier.class_names, attributes=attributes, encoder=encoder)
