@@ -31,6 +31,21 @@ FEW = PROBES | STEPS
 METHODS: dict[str, dict[str, Any]] = {
     # Cosines of the columns of S, BatchNorm in training mode, a batch that does not divide by two.
     "structguard": FEW | {"probe_batch": 7, "projector_init": "random", "align_axis": "anchor"},
+    # Inverted and mixed probes, copies, and P of each layer from all probes: of a share it would be another.
+    "structguard-everything": STEPS
+    | {
+        "probes.kind": "inverted",
+        "probes.inversion.batches": 1,
+        "probes.inversion.batch": 9,
+        "probes.inversion.iterations": 2,
+        "retention": "soft",
+        "probe_mixing": True,
+        "variants": 1,
+        "precondition": "patches",
+        "settle": 9,
+        "batchnorm": "freeze",
+        "probe_batch": 7,
+    },
     # A gradient of the parameters without a step.
     "l2ul": FEW | {"probe_batch": 7},
     # Gradients to the pixels.
@@ -73,7 +88,8 @@ def run(name: str, out: Path, folder: str | None = None, **more: Any) -> Unlearn
     return unlearn(
         *problem(out),
         anchors=Anchors(torch.eye(10, 12), tuple("0123456789")),
-        method=name,
+        method=name.partition("-")[0],
+        preset="paper" if name.startswith("structguard") else None,
         settings=METHODS[name],
         out=out / (folder or name),
         cache=out / "cache",

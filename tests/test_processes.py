@@ -107,7 +107,7 @@ def test_probes_are_the_same_bytes(one: Path, two: tuple[Path, list[dict[str, An
         for out in (one, two[0])
     ]
     assert made[0] == made[1]
-    assert len(made[0]) == 5
+    assert len(made[0]) == 5 + 1, "one file for each image, and a batch of inverted ones"
 
 
 def test_statistics_of_half_a_batch_would_be_noticed(
