@@ -392,7 +392,7 @@ def test_one_preconditioned_step(make_job, path):
 
 
 @pytest.mark.parametrize("path", ["bypass", "projector"])
-def test_the_lr_falls_along_half_a_cosine_to_a_twentieth(make_job, path):
+def test_the_lr_falls_along_half_a_cosine_to_a_tenth(make_job, path):
     method, job = make_job(path=path, settle=6, lr=0.01, projector_lr=0.002, reg_weight=0.0)
     seen = []
     for _ in method.run(job):
@@ -400,7 +400,7 @@ def test_the_lr_falls_along_half_a_cosine_to_a_twentieth(make_job, path):
         job.step += 1
         if job.step == 9:
             break
-    shares = [max(0.05, (1 + math.cos(math.pi * step / 6)) / 2) for step in range(6)] + [0.05] * 3
+    shares = [max(0.1, (1 + math.cos(math.pi * step / 6)) / 2) for step in range(6)] + [0.1] * 3
     assert shares[0] == 1
     assert seen == [[pytest.approx(0.01 * share), pytest.approx(0.002 * share)] for share in shares]
 

@@ -81,8 +81,8 @@ class StructGuard(Method[StructGuardSettings]):
             "settle": 100,
             "lr": 0.0025,
             "weight_decay": 0.0,
-            "probe_batch": 128,
-            "forget_batch": 128,
+            "probe_batch": 96,
+            "forget_batch": 64,
             "max_steps": 400,
             "align_axis": "instance",
             "align_weight": 10.0,
@@ -279,10 +279,10 @@ def _retention(logits: Tensor, probes: _Kept, settings: StructGuardSettings) -> 
 
 
 def _pace(step: int, settle: int) -> float:
-    """The share of the lr at a step: half a cosine down to a twentieth, where it stays."""
+    """The share of the lr at a step: half a cosine down to a tenth, where it stays."""
     if not settle:
         return 1.0
-    return max(0.05, 0.5 * (1 + math.cos(math.pi * min(step, settle) / settle)))
+    return max(0.1, 0.5 * (1 + math.cos(math.pi * min(step, settle) / settle)))
 
 
 def _deletion(logits: Tensor, labels: Tensor, settings: StructGuardSettings) -> Tensor:
