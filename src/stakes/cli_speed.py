@@ -1,4 +1,4 @@
-"""The command ``bench-speed``."""
+"""The commands ``bench-speed`` and ``bench-growth``."""
 
 from __future__ import annotations
 
@@ -102,6 +102,64 @@ def bench_speed(
     else:
         typer.echo(report.markdown())
         typer.echo("\n".join(map(str, files)))
+
+
+@commands.command(name="bench-growth")
+def bench_growth(
+    model: ModelOption,
+    data: DataHere,
+    out: Annotated[Path, typer.Option("--out", help="Folder for growth.json, growth.md and growth.svg.")],
+    images: Annotated[
+        str | None, typer.Option("--images", help="Sizes of the forget set, with commas; '' leaves it out.")
+    ] = None,
+    per_image: Annotated[
+        str | None, typer.Option("--probes", help="Probes an image, with commas; '' leaves it out.")
+    ] = None,
+    variant: Annotated[str, typer.Option("--variant", help="METHOD or METHOD:PRESET.")] = "structguard:paper",
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes for each point.")] = 1,
+    anchors_file: AnchorsOption = None,
+    allow_pickle: PickleOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.fp32,
+    as_json: JsonOption = False,
+) -> None:
+    """Time and peak memory of requests that grow, each in a fresh process, with a fit and a picture."""
+    from stakes.bench.growth import IMAGES, PER_IMAGE
+    from stakes.bench.growth import bench_growth as call
+    from stakes.config import parse_assignments
+    from stakes.console import live_progress
+
+    with live_progress() as progress:
+        report = call(
+            model,
+            data,
+            images=IMAGES if images is None else _numbers("--images", images),
+            per_image=PER_IMAGE if per_image is None else _numbers("--probes", per_image),
+            spec=variant,
+            settings=parse_assignments(assignments or []),
+            anchors=anchors_file,
+            repeats=repeats,
+            seed=seed,
+            device=device.value,
+            precision=precision.value,
+            allow_pickle=allow_pickle,
+            progress=progress,
+        )
+    files = report.save(out)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        typer.echo(report.markdown())
+        typer.echo("\n".join(map(str, files)))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ConfigError(option, expected="whole numbers above 0, with commas", got=repr(text))
+    return [int(word) for word in words]
 
 
 def _variants(specs: list[str], steps: list[str], assignments: list[str]) -> list[Variant]:

@@ -159,7 +159,7 @@ class LearningSlice:
         number, most = self.ground.probes, self.ground.speed.most_passes
         if number <= most:
             return 1.0
-        batch = self.ground.settings.probe_batch
+        batch = int(self.ground.settings.probe_batch)
         return min(1.0, max(1, most // batch) * batch / number)
 
     def _lighter(self) -> Any:
