@@ -25,7 +25,7 @@ CASES: list[dict[str, Any]] = [
     *({"what": "probes", "k": k, "side": 224, "per_image": 20} for k in (8, 16, 32, 64)),
     *({"what": "probes", "k": 16, "side": side, "per_image": 20} for side in (56, 112)),
     {"what": "probes", "k": 4, "side": 224, "per_image": 200},
-    *({"what": "stream", "images": count, "side": 224} for count in (200, 800)),
+    *({"what": "stream", "images": count, "side": 224} for count in (800, 2400)),
     *({"what": "index", "images": count} for count in (10_000, 50_000)),
 ]
 BUDGET = 64 * 2**20
@@ -124,6 +124,9 @@ def index(home: Path, images: int) -> dict[str, float]:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--out", type=Path)
+    words.add_argument(
+        "--only", choices=("probes", "stream", "index"), help="measure that kind anew, keep the rest"
+    )
     words.add_argument("--case", help="one case as JSON; for this script's own use")
     given = words.parse_args()
     if given.case:
@@ -135,7 +138,9 @@ def main() -> None:
     from stakes.files import write_json
 
     rows = []
-    for case in CASES:
+    if given.only:
+        rows = [row for row in json.loads(given.out.read_text()) if row["what"] != given.only]
+    for case in [case for case in CASES if given.only in (None, case["what"])]:
         said = subprocess.run(
             [sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True, check=True
         )

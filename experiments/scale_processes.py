@@ -33,7 +33,7 @@ def launch(count: int, model: Path, out: Path, cache: Path, steps: int) -> dict[
     if count > 1:
         start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"]
     words = ["stakes", "unlearn", "--model", str(model), "--data", "digits", "--forget", "random:16"]
-    words += ["--out", str(out), "--cache", str(cache), "--device", "cpu"]
+    words += ["--preset", "paper", "--out", str(out), "--cache", str(cache), "--device", "cpu"]
     for setting in (*SETTINGS, f"max_steps={steps}"):
         words += ["--set", setting]
     subprocess.run(start + words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
