@@ -52,6 +52,8 @@ def built(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, int, Classif
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = shake(build_network(architecture, num_classes=3, **options))
+        heads = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+        torch.nn.init.normal_(heads[-1].weight, std=0.1)  # some start at zero, where no gradient passes
     model = Classifier.from_network(
         network.train(), class_names=NAMES, input_size=(3, side, side), mean=MEAN, std=STD
     )
@@ -98,6 +100,8 @@ def test_folding_batchnorm_keeps_the_answers(built: tuple[torch.nn.Module, int, 
     torch.testing.assert_close(fold_batchnorm(model)(draw(side)), model(draw(side)), rtol=1e-3, atol=1e-4)
 
 
+# torch has no vmap for its fast attention on the CPU and says that it takes a slower way.
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("method", ["structguard", "l2ul"])
 def test_it_can_be_unlearned(
     built: tuple[torch.nn.Module, int, Classifier], method: str, tmp_path: Path
@@ -115,6 +119,7 @@ def test_it_can_be_unlearned(
             "probes.epsilon": 1.0,
             "probe_batch": 4,
             "max_steps": 2,
+            "lr": 1e-4,  # untrained networks diverge easily
         },
         out=tmp_path / "run",
         cache=tmp_path / "cache",
