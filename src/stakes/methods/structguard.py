@@ -68,6 +68,7 @@ class StructGuard(Method[StructGuardSettings]):
             "projector": "none",
             "deletion": "hinge",
             "margin": 0.2,
+            "hinge_mean": "active",
             "variants": 1,
             "del_weight": 2.0,
             "retention": "soft",
@@ -291,4 +292,5 @@ def _deletion(logits: Tensor, labels: Tensor, settings: StructGuardSettings) -> 
         return -F.cross_entropy(logits, labels)
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(dim=1)
-    return F.relu(settings.margin + own - other).mean()
+    hinge = F.relu(settings.margin + own - other)
+    return hinge.mean() if settings.hinge_mean == "all" else hinge.sum() / (hinge > 0).sum().clamp(min=1)
