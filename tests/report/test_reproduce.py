@@ -88,6 +88,12 @@ def test_what_no_command_can_say_is_said() -> None:
     assert "measure_every = 3" in reproduction(a_record(run=run), Path("x")).notes[0]
 
 
+def test_milestones_are_asked_for_again() -> None:
+    run = a_record().run
+    assert "--milestones" in (reproduction(a_record(run=run | {"milestones": True}), Path("x")).command or "")
+    assert "--milestones" not in (reproduction(a_record(run=run), Path("x")).command or "")
+
+
 def test_anchors_are_the_kept_ones_or_named_by_hash(tmp_path: Path) -> None:
     record = a_record(hashes=Hashes(**HASHES | {"anchors": "e" * 64}))
     found = reproduction(record, tmp_path)
