@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +395,7 @@ def test_one_preconditioned_step(make_job, path):
 
 @pytest.mark.parametrize("path", ["bypass", "projector"])
 def test_the_lr_falls_along_half_a_cosine_to_a_tenth(make_job, path):
-    method, job = make_job(path=path, settle=6, lr=0.01, projector_lr=0.002, reg_weight=0.0)
+    method, job = make_job(path=path, settle=6, lr=0.01, projector_lr=0.002, reg_weight=0.0, forget_batch=4)
     seen = []
     for _ in method.run(job):
         seen.append([group["lr"] for group in job._tracked["optimizer"].param_groups])
@@ -403,6 +405,30 @@ def test_the_lr_falls_along_half_a_cosine_to_a_tenth(make_job, path):
     shares = [max(0.1, (1 + math.cos(math.pi * step / 6)) / 2) for step in range(6)] + [0.1] * 3
     assert shares[0] == 1
     assert seen == [[pytest.approx(0.01 * share), pytest.approx(0.002 * share)] for share in shares]
+
+
+def test_four_batches_of_forget_images_take_a_schedule_twice_as_long(make_job):
+    method, job = make_job(settle=6, reg_weight=0.0, forget_batch=1)
+    job.step = 11
+    assert not method.may_stop(job)
+    job.step = 12
+    assert method.may_stop(job)
+
+
+def test_the_weight_of_an_image_grows_while_it_is_recognised(make_job):
+    method, job = make_job(deletion="hinge", margin=0.5, pressure=0.25, reg_weight=0.0, variants=1)
+    weights = [job._tracked["pressure"].weights.clone() for _ in _steps(method, job, 6)]
+    assert all(bool((later >= earlier).all()) for earlier, later in itertools.pairwise(weights))
+    assert float(weights[0].max()) == 1.25, "known by heart, so above the margin at first"
+    assert set((weights[0] * 4).tolist()) <= {4.0, 5.0}
+
+
+def _steps(method: StructGuard, job: Job[Any], count: int) -> Iterator[None]:
+    for _ in method.run(job):
+        yield
+        job.step += 1
+        if job.step == count:
+            return
 
 
 def test_without_a_schedule_the_lr_stays(make_job):
@@ -426,7 +452,7 @@ class Kept(NoStore):
 
 def test_a_resumed_schedule_goes_on_from_the_whole_lr(make_job):
     """What the optimiser saved is the lr of a later step, of which another share would be taken."""
-    method, job = make_job(settle=6, lr=0.01, reg_weight=0.0)
+    method, job = make_job(settle=6, lr=0.01, reg_weight=0.0, forget_batch=4)
     for _ in method.run(job):
         job.step += 1
         if job.step == 4:

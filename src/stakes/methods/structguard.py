@@ -28,6 +28,7 @@ from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
 from stakes.methods.curvature import InputCurvature, preconditioned
 from stakes.methods.job import Batch, Job
+from stakes.methods.pressure import Pressure
 from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
@@ -45,11 +46,10 @@ class StructGuard(Method[StructGuardSettings]):
 
     Presets: ``default``, a variant for models that are to be shipped: a bounded loss on the forget images and their
     everyday copies, the original model's soft answers on inverted and mixed probes, frozen BatchNorm, steps that
-    spare what the probes use, and a schedule that goes on until what broke is mended (docs/method.md, and
-    docs/results.md for what each part is worth); ``paper``, the text with L2UL's optimiser and probes; ``authors``, the settings that the authors
-    published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a random start and deployed,
-    cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md`` gives our reading of
-    each point that the text leaves open.
+    spare what the probes use, and a schedule that goes on until what broke is mended; ``paper``, the text with L2UL's
+    optimiser and probes; ``authors``, the settings that the authors published for CIFAR-10: radius 3, SGD .005
+    without momentum, projector .009 from a random start and deployed, cosine over instances, importance from
+    batches, at most 100 epochs. ``docs/method.md`` gives our reading of each point that the text leaves open.
 
     Assumes that probes stand in for retained images. Not guaranteed: that the forget set ends at accuracy 0 (the
     outcome says so), that images near the forgotten ones are forgotten, or that a membership attack fails.
@@ -69,6 +69,7 @@ class StructGuard(Method[StructGuardSettings]):
             "deletion": "hinge",
             "margin": 0.2,
             "hinge_mean": "active",
+            "pressure": 0.2,
             "variants": 1,
             "del_weight": 2.0,
             "retention": "soft",
@@ -123,6 +124,7 @@ class StructGuard(Method[StructGuardSettings]):
         around: nn.Module = nn.Identity() if job.original.projector is None else projector
         optimizer = self._optimizer(job, projector)
         # Before a resumed job puts back the state, in which the lr is that of a later step.
+        pressure = job.track("pressure", Pressure(len(job.forget), settings.pressure).to(job.device))
         rates = [group["lr"] for group in optimizer.param_groups]
         job.track("optimizer", optimizer)
         structure = AnchoredStructure(job, projector)
@@ -131,14 +133,14 @@ class StructGuard(Method[StructGuardSettings]):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * _pace(step, settings.settle)
+                group["lr"] = rate * _pace(step, _settle(job))
             job.training()
-            losses = self._losses(job, projector, around, structure, step)
+            losses = self._losses(job, projector, around, structure, pressure, step)
             yield descend(optimizer, losses, precondition)
 
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
         """Whether the schedule is over and the deployed path works."""
-        return job.step >= job.settings.settle and self.works(job)
+        return job.step >= _settle(job) and self.works(job)
 
     def works(self, job: Job[StructGuardSettings]) -> bool:
         """Whether probes are classified as well as the settings ask: a projector at random first has to be learned."""
@@ -150,6 +152,7 @@ class StructGuard(Method[StructGuardSettings]):
         projector: nn.Module,
         around: nn.Module,
         structure: AnchoredStructure,
+        pressure: Pressure,
         step: int,
     ) -> dict[str, Tensor]:
         """The weighted terms of the total loss."""
@@ -168,7 +171,7 @@ class StructGuard(Method[StructGuardSettings]):
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         retention = _retention(logits_kept, probes, settings)
         losses = {
-            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget.labels, settings),
+            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget, settings, pressure),
             "loss_ret": w_ret * settings.ret_weight * retention,
         }
         if settings.align_weight:
@@ -286,11 +289,20 @@ def _pace(step: int, settle: int) -> float:
     return max(0.1, 0.5 * (1 + math.cos(math.pi * min(step, settle) / settle)))
 
 
-def _deletion(logits: Tensor, labels: Tensor, settings: StructGuardSettings) -> Tensor:
+def _settle(job: Job[StructGuardSettings]) -> int:
+    """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
+    return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
+
+
+def _deletion(logits: Tensor, forget: Batch, settings: StructGuardSettings, pressure: Pressure) -> Tensor:
     """L_del of the forget images' logits (n, b): minus the cross-entropy, or the hinge on their margin."""
+    labels = forget.labels
     if settings.deletion == "ascent":
         return -F.cross_entropy(logits, labels)
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(dim=1)
     hinge = F.relu(settings.margin + own - other)
-    return hinge.mean() if settings.hinge_mean == "all" else hinge.sum() / (hinge > 0).sum().clamp(min=1)
+    weights = pressure.weights[forget.indices.to(pressure.weights.device)]
+    pressure.seen(forget.indices, hinge.detach())
+    count = len(hinge) if settings.hinge_mean == "all" else (hinge > 0).sum().clamp(min=1)
+    return (weights * hinge).sum() / count

@@ -36,6 +36,11 @@ class StructGuardSettings(MethodSettings):
         description="over all images of the step, or over those within the margin: then the last ones are pushed as "
         "hard as the first, however large the forget set",
     )
+    pressure: float = Field(
+        0.0,
+        ge=0,
+        description="what the weight of a forget image's hinge grows by when a step finds it above 0",
+    )
     retention: Literal["hard", "soft"] = Field(
         "hard",
         description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
@@ -73,8 +78,8 @@ class StructGuardSettings(MethodSettings):
     settle: int = Field(
         0,
         ge=0,
-        description="steps over which the lr falls along a half cosine; the stop test counts only after them, so that "
-        "what forgetting broke at first is mended",
+        description="steps over which the lr falls along a half cosine, times the root of the number of forget "
+        "batches; the stop test counts only after them, so that what forgetting broke at first is mended",
     )
     align: Alignment = "cosine"
     align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
