@@ -416,8 +416,19 @@ def test_four_batches_of_forget_images_take_a_schedule_twice_as_long(make_job):
 
 
 def test_the_weight_of_an_image_grows_while_it_is_recognised(make_job):
-    method, job = make_job(deletion="hinge", margin=0.5, pressure=0.25, reg_weight=0.0, variants=1)
+    method, job = make_job(
+        deletion="hinge",
+        margin=0.5,
+        pressure=0.25,
+        reg_weight=0.0,
+        variants=1,
+        settle=3,
+        lr=1e-6,
+        forget_batch=4,
+    )
     weights = [job._tracked["pressure"].weights.clone() for _ in _steps(method, job, 6)]
+    assert bool((weights[2] == 1).all()), "not before the schedule is over"
+    weights = weights[3:]
     assert all(bool((later >= earlier).all()) for earlier, later in itertools.pairwise(weights))
     assert float(weights[0].max()) == 1.25, "known by heart, so above the margin at first"
     assert set((weights[0] * 4).tolist()) <= {4.0, 5.0}

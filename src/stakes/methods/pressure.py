@@ -26,6 +26,10 @@ class Pressure(nn.Module):
         self.rise = rise
         self.register_buffer("weights", torch.ones(images))
 
+    def of(self, images: Tensor) -> Tensor:
+        """The multipliers of the images of these numbers, (n,)."""
+        return self.weights[images.to(self.weights.device)]
+
     @torch.no_grad()
     def seen(self, images: Tensor, hinges: Tensor) -> None:
         """Take the hinges of a step, (n,), of the images of these numbers, (n,); a copy counts as its image."""

@@ -168,10 +168,15 @@ class StructGuard(Method[StructGuardSettings]):
             logits_kept, logits_gone = model.head(projected).float(), model.head(around(gone)).float()
         self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
+        weights = pressure.of(forget.indices)
+        if step >= _settle(job) and settings.deletion == "hinge":
+            own = len(forget) // (1 + settings.variants)
+            with torch.no_grad():
+                pressure.seen(forget.indices[:own], _hinge(logits_gone, forget.labels, settings.margin)[:own])
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         retention = _retention(logits_kept, probes, settings)
         losses = {
-            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget, settings, pressure),
+            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget, settings, weights),
             "loss_ret": w_ret * settings.ret_weight * retention,
         }
         if settings.align_weight:
@@ -294,15 +299,17 @@ def _settle(job: Job[StructGuardSettings]) -> int:
     return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
 
 
-def _deletion(logits: Tensor, forget: Batch, settings: StructGuardSettings, pressure: Pressure) -> Tensor:
+def _deletion(logits: Tensor, forget: Batch, settings: StructGuardSettings, weights: Tensor) -> Tensor:
     """L_del of the forget images' logits (n, b): minus the cross-entropy, or the hinge on their margin."""
-    labels = forget.labels
     if settings.deletion == "ascent":
-        return -F.cross_entropy(logits, labels)
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(dim=1)
-    hinge = F.relu(settings.margin + own - other)
-    weights = pressure.weights[forget.indices.to(pressure.weights.device)]
-    pressure.seen(forget.indices, hinge.detach())
+        return -F.cross_entropy(logits, forget.labels)
+    hinge = _hinge(logits, forget.labels, settings.margin)
     count = len(hinge) if settings.hinge_mean == "all" else (hinge > 0).sum().clamp(min=1)
     return (weights * hinge).sum() / count
+
+
+def _hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """max(0, m + z_y − max of the others) of each image, (n,)."""
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(dim=1)
+    return F.relu(margin + own - other)

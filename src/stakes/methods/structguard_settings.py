@@ -39,7 +39,8 @@ class StructGuardSettings(MethodSettings):
     pressure: float = Field(
         0.0,
         ge=0,
-        description="what the weight of a forget image's hinge grows by when a step finds it above 0",
+        description="after the schedule: what the weight of a forget image's hinge grows by when a step still finds it "
+        "above 0",
     )
     retention: Literal["hard", "soft"] = Field(
         "hard",
