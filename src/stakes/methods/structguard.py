@@ -68,7 +68,6 @@ class StructGuard(Method[StructGuardSettings]):
             "projector": "none",
             "deletion": "hinge",
             "margin": 0.2,
-            "hinge_mean": "active",
             "pressure": 0.2,
             "variants": 1,
             "del_weight": 2.0,
