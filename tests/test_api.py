@@ -35,6 +35,8 @@ def run(cache: Path, **call: Any) -> Unlearned:
     model = call.pop("model") if "model" in call else digits_model("resnet10")
     forget = call.pop("forget") if "forget" in call else split()
     given = {"anchors": anchors(), "settings": SETTINGS, "device": "cpu", "measure_every": 2} | call
+    if given.get("method", "structguard") == "structguard":
+        given.setdefault("preset", "paper")
     return unlearn(model, forget, cache=cache, **given)
 
 
@@ -107,6 +109,16 @@ def test_the_record_is_complete(whole):
     assert record.versions["torch"]
 
 
+@pytest.mark.parametrize("kind", ["small", "resnet10"])
+def test_who_names_nothing_gets_the_default_preset(kind):
+    """On small grey images as well, and with the use of the model kept."""
+    record = unlearn(digits_model(kind), split(), anchors=anchors(), device="cpu").record
+    assert (record.method, record.preset) == ("structguard", "default")
+    assert record.settings == StructGuard.configure("default").settings.model_dump(mode="json")
+    assert record.forgotten
+    assert record.test_accuracy > 80
+
+
 def test_the_model_given_is_not_changed(tmp_path):
     model = digits_model("resnet10").clone().train().requires_grad_(True)
     before = model.fingerprint()
@@ -138,7 +150,7 @@ def test_takes_pairs_of_pixels_and_labels(whole, tmp_path):
 
 
 def test_a_configured_method_is_taken(whole, tmp_path):
-    result = run(tmp_path, method=StructGuard.configure(overrides=SETTINGS), settings=None)
+    result = run(tmp_path, method=StructGuard.configure("paper", SETTINGS), settings=None)
     assert result.classifier.fingerprint() == whole[1].classifier.fingerprint()
     with pytest.raises(ConfigError, match="both ways"):
         run(tmp_path, method=StructGuard.configure(), settings=SETTINGS)

@@ -69,7 +69,8 @@ def quick(
     """The words of a small unlearn command."""
     sets = [word for pair in QUICK.split(",") for word in ("--set", pair)]
     source = ["--data", data] if data else []
-    return ["unlearn", "--model", model, *source, "--forget", forget, "--out", out, *sets, *more]
+    words = ["unlearn", "--model", model, *source, "--preset", "paper", "--forget", forget, "--out", out]
+    return [*words, *sets, *more]
 
 
 def refused(said: Said, *words: str, code: int = 2) -> None:

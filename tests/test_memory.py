@@ -175,6 +175,7 @@ def test_steps_go_on_in_parts_to_the_same_model(monkeypatch, tmp_path, method):
 
     call = {"anchors": tinydigits.anchors(), "method": method, "device": "cpu", "cache": tmp_path / "cache"}
     call |= {"settings": SETTINGS | {"batchnorm": "freeze"}, "eval_batch": 32}
+    call |= {"preset": "paper" if method == "structguard" else None}
     model = copy.deepcopy(tinydigits.digits_model("resnet10"))
     whole = unlearn(model, tinydigits.split(), **call)
     real, failed = Classifier.features, []
@@ -218,6 +219,7 @@ def test_a_step_with_statistics_of_the_batch_is_not_cut(monkeypatch, tmp_path):
             tinydigits.digits_model("resnet10"),
             tinydigits.split(),
             anchors=tinydigits.anchors(),
+            preset="paper",
             settings=SETTINGS,
             device="cpu",
             cache=tmp_path / "cache",

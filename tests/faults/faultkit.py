@@ -66,6 +66,8 @@ def run(folder: Path, **call: Any) -> Unlearned:
     """Unlearn into ``folder/run`` with the cache ``folder/cache``, saving the state after every step."""
     given: dict[str, Any] = {"anchors": anchors(), "settings": SETTINGS, "device": "cpu"}
     given |= {"out": folder / "run", "cache": folder / "cache", "checkpoint_seconds": 1e-9} | call
+    if "method" not in given:
+        given["preset"] = "paper"
     return unlearn(given.pop("model", model()), given.pop("forget", split()), **given)
 
 

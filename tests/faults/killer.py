@@ -75,7 +75,7 @@ def command(folder: Path, out: Path, cache: Path) -> list[str]:
         cache,
     ]
     words += ["--forget", f"indices:{folder / 'forget.txt'}", "--anchors", folder / "anchors.safetensors"]
-    words += ["--device", "cpu"]
+    words += ["--preset", "paper", "--device", "cpu"]
     return [str(word) for word in words] + [
         part for pair in faultkit.SETTINGS.items() for part in ("--set", "=".join(map(str, pair)))
     ]
