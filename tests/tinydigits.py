@@ -18,6 +18,7 @@ from stakes.models import Classifier, build_network
 NAMES = tuple("0123456789")
 SIZE = (1, 8, 8)
 FEW_PROBES = {"probes.per_image": 3, "probes.iterations": 4, "probes.epsilon": 1.0, "probes.step_size": 0.3}
+FEW_INVERTED = {"probes.inversion.batches": 1, "probes.inversion.batch": 20, "probes.inversion.iterations": 2}
 
 
 class Small(nn.Module):

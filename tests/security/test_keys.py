@@ -111,6 +111,7 @@ def test_a_run_keeps_no_key(tmp_path, monkeypatch):
         tinydigits.split(2),
         anchors=tinydigits.anchors(),
         device="cpu",
+        preset="paper",
         settings=tinydigits.FEW_PROBES | {"max_steps": 1},
         out=tmp_path / "run",
         cache=tmp_path / "cache",

@@ -37,6 +37,7 @@ def forgotten(folder: Path, names) -> Path:
         classifier(names),
         images,
         anchors=anchors,
+        preset="paper",
         settings=few,
         out=folder / "run",
         cache=folder / "cache",

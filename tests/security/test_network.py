@@ -45,7 +45,7 @@ def test_unlearn_show_and_evaluate_with_sockets_closed(closed, tmp_path):
     """With the encoder that is there by default, and the attributes that come along."""
     save_checkpoint(tinydigits.digits_model("resnet10"), tmp_path / "model")
     common = ("--model", tmp_path / "model", "--data", "digits", "--forget", "random:2", "--device", "cpu")
-    few = [part for pair in tinydigits.FEW_PROBES.items() for part in ("--set", "=".join(map(str, pair)))]
+    few = [part for pair in tinydigits.FEW_INVERTED.items() for part in ("--set", "=".join(map(str, pair)))]
     few += ["--set", "max_steps=2", "--retain-sample", "20"]
     stakes("unlearn", *common, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *few)
     assert "accuracy" in stakes("show", tmp_path / "run")

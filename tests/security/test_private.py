@@ -32,7 +32,10 @@ def open_to_others(folder: Path) -> list[Path]:
     return found
 
 
-def test_nobody_else_gets_in(umask, tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "few"), [("default", tinydigits.FEW_INVERTED), ("paper", tinydigits.FEW_PROBES)]
+)
+def test_nobody_else_gets_in(umask, tmp_path, preset, few):
     watched: list[Path] = []
 
     def progress(phase: str, done: int, total: int, **figures: float) -> None:
@@ -44,7 +47,8 @@ def test_nobody_else_gets_in(umask, tmp_path):
         tinydigits.split(2),
         anchors=tinydigits.anchors(),
         device="cpu",
-        settings=tinydigits.FEW_PROBES | {"max_steps": 2},
+        preset=preset,
+        settings=few | {"max_steps": 2},
         out=tmp_path / "run",
         cache=tmp_path / "cache",
         checkpoint_seconds=1e-9,
