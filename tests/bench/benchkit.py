@@ -19,7 +19,7 @@ from stakes.training import train_checkpoint
 
 PROBES = {"probes.per_image": 4, "probes.iterations": 3, "probes.epsilon": 1.0}
 ADV = PROBES | {"probe_batch": 8, "max_steps": 8, "lr": 0.005}
-STRUCTGUARD = ADV | {"importance_after": 1}
+STRUCTGUARD = {"method": "structguard", "preset": "paper", "settings": ADV | {"importance_after": 1}}
 Write = Callable[..., Path]
 Make = Callable[..., Grid]
 

@@ -212,7 +212,7 @@ def test_not_forgotten_is_a_result(stakes_cli: Any, write: Write, tmp_path: Path
 
 def test_what_is_shared_is_made_once(grid_of: Make, tmp_path: Path) -> None:
     rows = [
-        {"method": "structguard", "settings": STRUCTGUARD},
+        STRUCTGUARD,
         {"method": "adv", "settings": ADV},
     ]
     out = tmp_path / "out"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchkit import ADV, PROBES, STRUCTGUARD, Make, Write, records
+from benchkit import ADV, PROBES, Make, Write, records
 
 from stakes.bench.cells import expand
 from stakes.bench.cost import Passes, grid_cost
@@ -24,7 +24,7 @@ FEW: dict[str, dict[str, Any]] = {
     "rawp": {"max_steps": 3, "gamma": 1e-5},
     "adv": ADV | {"max_steps": 3, "probe_batch": 12},
     "l2ul": ADV | {"max_steps": 3, "probe_batch": 12},
-    "structguard": STRUCTGUARD | {"probes.kind": "adversarial", "max_steps": 3, "probe_batch": 12},
+    "structguard": ADV | {"probes.kind": "adversarial", "max_steps": 3, "probe_batch": 12},
     "unsir": {"max_steps": 3, "noise_images": 2, "noise_repeats": 1, "noise_steps": 2, "forget_batch": 16},
     "boundary-shrink": {"max_steps": 3},
     "boundary-expand": {"max_steps": 3},

@@ -21,8 +21,8 @@ from stakes.models.checkpoint import load_checkpoint
 from stakes.models.projector import Projector
 
 ROWS = [
-    {"method": "structguard", "settings": STRUCTGUARD, "label": "semantic"},
-    {"method": "structguard", "settings": STRUCTGUARD, "label": "visual", "anchors": "prototypes"},
+    STRUCTGUARD | {"label": "semantic"},
+    STRUCTGUARD | {"label": "visual", "anchors": "prototypes"},
 ]
 
 
