@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,6 +15,9 @@ from stakes.config import RunSettings, parse_assignments
 from stakes.errors import ConfigError
 from stakes.records import Record
 from stakes.report.formatting import flat, shown
+
+if TYPE_CHECKING:
+    from stakes.methods import Method
 
 _PICKLES = (".pt", ".pth", ".bin")
 
@@ -72,15 +75,25 @@ def _method_words(record: Record) -> tuple[str | None, list[str]]:
 
     method = find_method(record.method)
     preset = (record.preset or "").removesuffix(" with changes")
-    base = preset if preset in method.presets else method.default_preset
-    start = flat(method.configure(base).settings.model_dump(mode="json"))
-    sets = [
-        f"{key}={_scalar(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
-    ]
+    # A label of somebody's own is told from the preset that it is nearest to.
+    bases: list[str | None] = (
+        [preset] if preset in method.presets else [method.default_preset, *method.presets]
+    )
+    base, sets = min(
+        ((name, _changes(method, name, record)) for name in bases), key=lambda pair: len(pair[1])
+    )
     again = method.configure(base, parse_assignments(sets)).settings.model_dump(mode="json")
     if again != record.settings:
         raise ConfigError("settings of the record", expected="settings of this version of the method")
     return base, sets
+
+
+def _changes(method: type[Method[Any]], preset: str | None, record: Record) -> list[str]:
+    """Assignments that make the record's settings from those of a preset."""
+    start = flat(method.configure(preset).settings.model_dump(mode="json"))
+    return [
+        f"{key}={_scalar(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
+    ]
 
 
 def _scalar(value: Any) -> str:
