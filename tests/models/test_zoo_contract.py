@@ -102,9 +102,11 @@ def test_folding_batchnorm_keeps_the_answers(built: tuple[torch.nn.Module, int, 
 
 # torch has no vmap for its fast attention on the CPU and says that it takes a slower way.
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
-@pytest.mark.parametrize("method", ["structguard", "l2ul"])
+@pytest.mark.parametrize(
+    ("method", "preset"), [("structguard", "default"), ("structguard", "paper"), ("l2ul", None)]
+)
 def test_it_can_be_unlearned(
-    built: tuple[torch.nn.Module, int, Classifier], method: str, tmp_path: Path
+    built: tuple[torch.nn.Module, int, Classifier], method: str, preset: str | None, tmp_path: Path
 ) -> None:
     _, side, model = built
     before = model.fingerprint()
@@ -113,10 +115,14 @@ def test_it_can_be_unlearned(
         (draw(side), model(draw(side)).argmax(1)),
         anchors=Anchors(torch.eye(3, 8), NAMES),
         method=method,
+        preset=preset,
         settings={
             "probes.per_image": 2,
             "probes.iterations": 2,
             "probes.epsilon": 1.0,
+            "probes.inversion.batches": 1,
+            "probes.inversion.batch": 4,
+            "probes.inversion.iterations": 2,
             "probe_batch": 4,
             "max_steps": 2,
             "lr": 1e-4,  # untrained networks diverge easily
