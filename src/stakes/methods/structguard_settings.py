@@ -13,7 +13,7 @@ from stakes.structure import Alignment, Axis
 
 
 class StructGuardSettings(MethodSettings):
-    """Settings of STRUCTGUARD, each at the text's value, or at L2UL's where it is silent: those of the preset ``paper``."""
+    """Settings of STRUCTGUARD, each at the text's value, or L2UL's where it is silent: those of preset ``paper``."""
 
     projector: Literal["learned", "none"] = Field(
         "learned", description="none: p is the identity, both paths are one"
