@@ -35,7 +35,7 @@ ZOO: list[tuple[str, int, dict[str, Any]]] = [
     ("torchvision:mobilenet_v3_small", 32, {}),
     ("torchvision:efficientnet_b0", 32, {}),
     ("torchvision:shufflenet_v2_x0_5", 32, {}),
-    ("torchvision:regnet_y_400mf", 32, {}),
+    ("torchvision:regnet_y_400mf", 64, {}),
     ("torchvision:convnext_tiny", 32, {}),
     ("torchvision:vit_b_16", 32, {"image_size": 32}),
     ("torchvision:swin_t", 32, {}),

@@ -104,9 +104,14 @@ def shown(value: Any, places: int | None = None) -> str:
         return str(value)
     if isinstance(value, int) and not places:
         return _minus(f"{value:,}")
-    places = _places(value) if places is None else places
+    free = places is None
+    if places is None:
+        places = _places(value)
+        # A small number keeps three digits, or becomes a power of ten below.
+        while abs(value) >= _TINY and abs(round(value, places) - value) > 5e-3 * abs(value):
+            places += 1
     # Never a nought for what is not nought.
-    if value and (round(value, places) == 0 or abs(value) >= _HUGE):
+    if value and (round(value, places) == 0 or abs(value) >= _HUGE or (free and abs(value) < _TINY)):
         return _minus(f"{value:.2e}")
     return _minus(f"{value:,.{places}f}")
 
