@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
-from stakes.errors import DataError, NumericalError
 from stakes.files import (
     LEFTOVER_SECONDS,
     digest_json,
@@ -22,7 +21,7 @@ from stakes.files import (
 )
 from stakes.inversion import invert, mixed_starts
 from stakes.models.classifier import Classifier
-from stakes.probe_store import ProbeSet
+from stakes.probe_store import ProbeSet, refuse_nonfinite, refuse_one_class
 from stakes.processes import current
 from stakes.progress import Progress, silent
 from stakes.runtime import autocast, generator
@@ -57,8 +56,7 @@ def build_inverted(
         DataError: a classifier of one class.
         NumericalError: the classifier gives no finite gradient, for example in half precision.
     """
-    if classifier.num_classes < 2:
-        raise DataError("probes", expected="a classifier with two classes or more", got="one")
+    refuse_one_class(classifier)
     wanted, device = settings.inversion, device or torch.device("cpu")
     folder = _folder(root, classifier, forget, settings, seed, precision)
     paths = [_file(folder, batch) for batch in range(wanted.batches)]
@@ -146,11 +144,5 @@ def _make(
 
     starts = mixed_starts(images, size, draws).to(device)
     made = invert(model, starts, targets.to(device), settings.inversion, draws, forward=forward).cpu()
-    if not bool(torch.isfinite(made).all()):
-        raise NumericalError(
-            "probes",
-            expected="finite pixels",
-            got=f"NaN or infinity from the original model in {precision}",
-            fix="Try precision fp32.",
-        )
+    refuse_nonfinite(made, precision)
     return {"images": made, "targets": targets}

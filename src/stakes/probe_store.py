@@ -155,8 +155,7 @@ class ProbeStore:
             NumericalError: the classifier gives no finite gradient, for example in half precision.
             OutOfMemoryError: a pass of a single image does not fit.
         """
-        if classifier.num_classes < 2:
-            raise DataError("probes", expected="a classifier with two classes or more", got="one")
+        refuse_one_class(classifier)
         folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
         paths = [folder / f"{name}.safetensors" for name in forget.hashes()]
         processes = current()
@@ -285,11 +284,17 @@ class _Attack:
             step_size=self.settings.step_size,
             iterations=self.settings.iterations,
         )
-        _refuse_nonfinite(probes, self.precision)
+        refuse_nonfinite(probes, self.precision)
         return probes.cpu(), targets
 
 
-def _refuse_nonfinite(probes: Tensor, precision: Precision) -> None:
+def refuse_one_class(classifier: Classifier) -> None:
+    """A probe needs a class to move to."""
+    if classifier.num_classes < 2:
+        raise DataError("probes", expected="a classifier with two classes or more", got="one")
+
+
+def refuse_nonfinite(probes: Tensor, precision: Precision) -> None:
     """No ruined probe reaches the cache."""
     if not bool(torch.isfinite(probes).all()):
         raise NumericalError(

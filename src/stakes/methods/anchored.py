@@ -54,7 +54,7 @@ class AnchoredStructure:
 
     @torch.no_grad()
     def answers(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """S_ori and logits of the original model on images that are not in the probe set: (n, b) each."""
+        """S_ori and logits of the original model on any images: (n, b) each."""
         features = self.job.original.features(pixels)
         self.job.meter.count(forward=len(pixels))
         return self.of(self._original_projector(features)), self.job.original.logits(features)
@@ -79,15 +79,13 @@ class AnchoredStructure:
             self._kept = self.job.remember("structure", self._original)
         return self._kept
 
-    @torch.no_grad()
     def _original(self) -> dict[str, Tensor]:
-        probes, original = self.job.need_probes(), self.job.original
+        probes = self.job.need_probes()
         affinities, logits = [], []
         for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
-            features = original.features(probes.batch(part).to(self.job.device))
-            self.job.meter.count(forward=len(part))
-            affinities.append(self.of(self._original_projector(features)).cpu())
-            logits.append(original.logits(features).cpu())
+            rows, said = self.answers(probes.batch(part).to(self.job.device))
+            affinities.append(rows.cpu())
+            logits.append(said.cpu())
         return {"affinities": torch.cat(affinities), "logits": torch.cat(logits)}
 
     def _make_importance(self) -> dict[str, Tensor]:

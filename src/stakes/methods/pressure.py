@@ -35,5 +35,5 @@ class Pressure(nn.Module):
         """Take the hinges of a step, (n,), of the images of these numbers, (n,); a copy counts as its image."""
         violated = torch.zeros_like(self.weights)
         above = (hinges > 0).to(self.weights)
-        violated.scatter_reduce_(0, images.to(self.weights.device), above.to(self.weights.device), "amax")
+        violated.scatter_reduce_(0, images.to(self.weights.device), above, "amax")
         self.weights += self.rise * violated

@@ -167,15 +167,11 @@ class StructGuard(Method[StructGuardSettings]):
             logits_kept, logits_gone = model.head(projected).float(), model.head(around(gone)).float()
         self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
-        weights = pressure.of(forget.indices)
-        if step >= _settle(job) and settings.deletion == "hinge":
-            own = len(forget) // (1 + settings.variants)
-            with torch.no_grad():
-                pressure.seen(forget.indices[:own], _hinge(logits_gone, forget.labels, settings.margin)[:own])
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         retention = _retention(logits_kept, probes, settings)
+        deletion = self._deletion(job, logits_gone, forget, pressure, step)
         losses = {
-            "loss_del": w_del * settings.del_weight * _deletion(logits_gone, forget, settings, weights),
+            "loss_del": w_del * settings.del_weight * deletion,
             "loss_ret": w_ret * settings.ret_weight * retention,
         }
         if settings.align_weight:
@@ -211,6 +207,21 @@ class StructGuard(Method[StructGuardSettings]):
         return Batch(
             torch.cat([batch.pixels, copies]), batch.labels.repeat(1 + times), batch.indices.repeat(1 + times)
         )
+
+    @staticmethod
+    def _deletion(
+        job: Job[StructGuardSettings], logits: Tensor, forget: Batch, pressure: Pressure, step: int
+    ) -> Tensor:
+        """L_del of the forget images' logits (n, b): minus the cross-entropy, or the hinge on their margin."""
+        settings = job.settings
+        if settings.deletion == "ascent":
+            return -F.cross_entropy(logits, forget.labels)
+        hinge, weights = _hinge(logits, forget.labels, settings.margin), pressure.of(forget.indices)
+        if step >= _settle(job):
+            own = len(forget) // (1 + settings.variants)
+            pressure.seen(forget.indices[:own], hinge.detach()[:own])
+        count = len(hinge) if settings.hinge_mean == "all" else (hinge > 0).sum().clamp(min=1)
+        return (weights * hinge).sum() / count
 
     @staticmethod
     def _preconditioner(job: Job[StructGuardSettings]) -> Callable[[], None]:
@@ -296,15 +307,6 @@ def _pace(step: int, settle: int) -> float:
 def _settle(job: Job[StructGuardSettings]) -> int:
     """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
     return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
-
-
-def _deletion(logits: Tensor, forget: Batch, settings: StructGuardSettings, weights: Tensor) -> Tensor:
-    """L_del of the forget images' logits (n, b): minus the cross-entropy, or the hinge on their margin."""
-    if settings.deletion == "ascent":
-        return -F.cross_entropy(logits, forget.labels)
-    hinge = _hinge(logits, forget.labels, settings.margin)
-    count = len(hinge) if settings.hinge_mean == "all" else (hinge > 0).sum().clamp(min=1)
-    return (weights * hinge).sum() / count
 
 
 def _hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
