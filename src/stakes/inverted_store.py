@@ -12,8 +12,6 @@ from stakes.config import Precision, ProbeSettings
 from stakes.data.images import ImageSet
 from stakes.files import (
     LEFTOVER_SECONDS,
-    digest_json,
-    digest_tensors,
     private_folder,
     read_tensors,
     sweep,
@@ -21,7 +19,7 @@ from stakes.files import (
 )
 from stakes.inversion import invert, mixed_starts
 from stakes.models.classifier import Classifier
-from stakes.probe_store import ProbeSet, refuse_nonfinite, refuse_one_class
+from stakes.probe_store import ProbeSet, probe_folder, refuse_nonfinite, refuse_one_class
 from stakes.processes import current
 from stakes.progress import Progress, silent
 from stakes.runtime import autocast, generator
@@ -96,21 +94,22 @@ def inverted_present(
 
 
 def _folder(
-    root: Path, classifier: Classifier, forget: ImageSet, settings: ProbeSettings, seed: int, precision: str
+    root: Path,
+    classifier: Classifier,
+    forget: ImageSet,
+    settings: ProbeSettings,
+    seed: int,
+    precision: Precision,
 ) -> Path:
-    key = digest_json(
-        {
-            "algorithm": _ALGORITHM,
-            "model": classifier.fingerprint(),
-            "input": list(classifier.input_size),
-            "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
-            "forget": forget.fingerprint(),
-            "settings": settings.inversion.model_dump(mode="json", exclude={"batches"}),
-            "seed": seed,
-            "precision": precision,
-        }
+    return probe_folder(
+        root,
+        _ALGORITHM,
+        classifier,
+        seed=seed,
+        precision=precision,
+        forget=forget.fingerprint(),
+        settings=settings.inversion.model_dump(mode="json", exclude={"batches"}),
     )
-    return root / "probes" / key[:32]
 
 
 def _file(folder: Path, batch: int) -> Path:

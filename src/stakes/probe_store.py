@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -156,7 +157,7 @@ class ProbeStore:
             OutOfMemoryError: a pass of a single image does not fit.
         """
         refuse_one_class(classifier)
-        folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
+        folder = self._folder(classifier, settings, seed, precision)
         paths = [folder / f"{name}.safetensors" for name in forget.hashes()]
         processes = current()
         labels = processes.from_main(lambda: [_valid_labels(path, settings) for path in paths])
@@ -187,24 +188,40 @@ class ProbeStore:
         precision: Precision = "fp32",
     ) -> int:
         """How many images of ``forget`` have their probes here already; files are not checked."""
-        folder = self.root / "probes" / self._key(classifier, settings, seed, precision)
+        folder = self._folder(classifier, settings, seed, precision)
         return sum((folder / f"{name}.safetensors").is_file() for name in forget.hashes())
 
-    @staticmethod
-    def _key(classifier: Classifier, settings: ProbeSettings, seed: int, precision: Precision) -> str:
-        return digest_json(
-            {
-                "algorithm": _ALGORITHM,
-                "model": classifier.fingerprint(),
-                "input": list(classifier.input_size),
-                "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
-                "radii": [settings.radius(probe) for probe in range(settings.per_image)],
-                "step_size": settings.step_size,
-                "iterations": settings.iterations,
-                "seed": seed,
-                "precision": precision,
-            }
-        )[:32]
+    def _folder(
+        self, classifier: Classifier, settings: ProbeSettings, seed: int, precision: Precision
+    ) -> Path:
+        return probe_folder(
+            self.root,
+            _ALGORITHM,
+            classifier,
+            seed=seed,
+            precision=precision,
+            radii=[settings.radius(probe) for probe in range(settings.per_image)],
+            step_size=settings.step_size,
+            iterations=settings.iterations,
+        )
+
+
+def probe_folder(
+    root: Path, algorithm: str, classifier: Classifier, *, seed: int, precision: Precision, **made: Any
+) -> Path:
+    """Where probes of a model are kept: named by the model, the numbers that draw them, and what else ``made`` them."""
+    key = digest_json(
+        {
+            "algorithm": algorithm,
+            "model": classifier.fingerprint(),
+            "input": list(classifier.input_size),
+            "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
+            "seed": seed,
+            "precision": precision,
+            **made,
+        }
+    )
+    return root / "probes" / key[:32]
 
 
 class _Attack:
