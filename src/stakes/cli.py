@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stakes import cli_analyse, cli_audit, cli_bench, cli_lacuna, cli_push, cli_report, cli_request, cli_speed
+from stakes.cli_inputs import choose_anchors, open_problem, open_sized, preset_label, training_settings
 from stakes.cli_options import (
+    AnchorsOption,
     AttributesOption,
     DataOption,
     Device,
@@ -28,23 +30,28 @@ from stakes.cli_options import (
     EncoderOption,
     ForgetOption,
     JsonOption,
+    MethodOption,
     ModelOption,
     PickleOption,
     Precision,
     PrecisionOption,
+    PresetOption,
+    RecipeOption,
     RetainSampleOption,
     SeedOption,
+    SetOption,
+    SizeOption,
+    SourceOption,
+    StemOption,
     TrackOption,
     print_json,
     say,
 )
 from stakes.cli_processes import one_voice, speaks
-from stakes.errors import AnchorError, ConfigError, DataError, StakesError
+from stakes.errors import ConfigError, DataError, StakesError
 
 if TYPE_CHECKING:
-    from stakes.anchors import Anchors
     from stakes.data.forget import ForgetSplit
-    from stakes.data.sources import Source
     from stakes.methods import Method
     from stakes.models.classifier import Classifier
 
@@ -74,33 +81,24 @@ app.add_typer(cli_request.commands)
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")],
+    data: SourceOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint.")],
     arch: Annotated[str, typer.Option("--arch", help="Architecture.")] = "resnet18",
-    stem: Annotated[
-        str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
-    ] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels.")] = None,
-    preset: Annotated[str, typer.Option("--preset", help="own, published, or demo.")] = "own",
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    stem: StemOption = None,
+    size: SizeOption = None,
+    preset: RecipeOption = "own",
+    assignments: SetOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
     """Train a BEFORE model. An interrupted training resumes at its last epoch."""
-    from stakes.config import parse_assignments
     from stakes.console import live_progress
-    from stakes.data.sources import open_source
-    from stakes.models.recipe import recipe
     from stakes.training import train_checkpoint
 
-    settings = recipe(preset).with_overrides(
-        {"precision": precision.value} | parse_assignments(assignments or [])
-    )
-    source = open_source(data)
-    if size is not None:
-        source = open_source(data, size=(_train(source).size[0], size, size))
+    settings = training_settings(preset, precision.value, assignments)
+    source = open_sized(data, size)
     with live_progress() as progress:
         record = train_checkpoint(
             source,
@@ -162,12 +160,12 @@ def unlearn(
     forget: ForgetOption,
     out: Annotated[Path, typer.Option("--out", help="Run folder: new, or of the same request (resumes).")],
     data: DataOption = None,
-    anchors_file: Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")] = None,
+    anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
-    method: Annotated[str, typer.Option("--method", help="Name of the method.")] = "structguard",
-    preset: Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    method: MethodOption = "structguard",
+    preset: PresetOption = None,
+    assignments: SetOption = None,
     retain_sample: RetainSampleOption = None,
     milestones: Annotated[
         bool,
@@ -192,7 +190,7 @@ def unlearn(
     from stakes.tracking import tracking
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
-    classifier, split, source = _open(model, data, forget, seed, allow_pickle=allow_pickle)
+    classifier, split, source = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
     settings: dict[str, Any] = {
         "seed": seed,
         "device": device.value,
@@ -205,7 +203,7 @@ def unlearn(
         return
     anchor_set = None
     if "anchors" in configured.needs:
-        anchor_set = _anchors(classifier, anchors_file, attributes, encoder)
+        anchor_set = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
     shown = {
         "method": method,
         "preset": preset,
@@ -221,7 +219,7 @@ def unlearn(
             split,
             anchors=anchor_set,
             method=configured,
-            preset=_preset_label(preset or configured.default_preset, assignments),
+            preset=preset_label(preset or configured.default_preset, assignments),
             out=out,
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
@@ -284,7 +282,7 @@ def evaluate(
     from stakes.console import figures_table, live_progress
     from stakes.files import write_json
 
-    classifier, split, _ = _open(model, data, forget, seed, allow_pickle=allow_pickle)
+    classifier, split, _ = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
     with live_progress(quiet=not speaks()) as progress:
         figures = call(
             classifier,
@@ -372,50 +370,6 @@ def _kept_off_the_disk_cache() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="stakes-mpl-") as folder:
         os.environ.setdefault("MPLCONFIGDIR", folder)
         yield
-
-
-def _open(
-    model: str, data: str | None, forget: str, seed: int, *, allow_pickle: bool
-) -> tuple[Classifier, ForgetSplit, Source | None]:
-    """Checkpoint first: it says which classes and image size the data must fit."""
-    from stakes.data.forget import split_forget
-    from stakes.data.sources import open_source
-    from stakes.models.checkpoint import load_checkpoint
-
-    if data is None and not forget.startswith("images:"):
-        raise DataError(
-            f"--forget {forget}",
-            expected="--data SRC, where those images are",
-            got="no --data",
-            fix="Or give the images themselves: --forget images:DIR.",
-        )
-    classifier = load_checkpoint(model, allow_pickle=allow_pickle)
-    source = open_source(data, size=classifier.input_size) if data is not None else None
-    split = split_forget(
-        forget, source, class_names=classifier.class_names, size=classifier.input_size, seed=seed
-    )
-    return classifier, split, source
-
-
-def _preset_label(preset: str | None, assignments: list[str] | None) -> str | None:
-    """A preset with changed settings must not pass for the preset."""
-    return f"{preset} with changes" if preset and assignments else preset
-
-
-def _anchors(classifier: Classifier, file: Path | None, attributes: Path | None, encoder: str) -> Anchors:
-    from stakes.anchors import Anchors, build_anchors
-
-    if file is not None and attributes is not None:
-        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
-    if file is not None:
-        return Anchors.load(file).for_classes(classifier.class_names)
-    return build_anchors(classifier.class_names, attributes=attributes, encoder=encoder)
-
-
-def _train(source: Source) -> Any:
-    if source.train is None:
-        raise DataError("pretrain", expected="a training split", got=f"none in {source.name}")
-    return source.train
 
 
 def _class_list(file: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from stakes.cli_options import (
     DataOption,
     Device,
     DeviceOption,
+    HiddenPrecision,
     JsonOption,
     PickleOption,
     Precision,
@@ -48,7 +49,7 @@ def analyse(
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    precision: HiddenPrecision = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
     """Tasks and analyses of the paper on a finished run: sections and figures, and its page anew (always in fp32)."""

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes.cli_inputs import open_sized, training_settings
 from stakes.cli_options import (
     Device,
     DeviceOption,
+    HiddenPrecision,
     JsonOption,
     PickleOption,
     Precision,
     PrecisionOption,
+    RecipeOption,
     SeedOption,
+    SetOption,
+    SizeOption,
+    SourceOption,
+    StemOption,
     print_json,
     say,
 )
@@ -58,7 +65,7 @@ def audit(
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    precision: HiddenPrecision = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
     """Attack an unlearned model (always in fp32): what is still there, in numbers, and what that does not show."""
@@ -89,7 +96,7 @@ def audit(
 
 @commands.command(name="audit-references")
 def audit_references(
-    data: Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")],
+    data: SourceOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
     arch: Annotated[str, typer.Option("--arch", help="Architecture; best that of the audited model.")],
     models: Annotated[int, typer.Option("--models", min=1, help="How many; best an even number.")] = 2,
@@ -100,12 +107,10 @@ def audit_references(
             help="Run folder: train on everything but its forget set instead of on halves, for --retrained.",
         ),
     ] = None,
-    stem: Annotated[
-        str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
-    ] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels.")] = None,
-    preset: Annotated[str, typer.Option("--preset", help="own, published, or demo.")] = "own",
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    stem: StemOption = None,
+    size: SizeOption = None,
+    preset: RecipeOption = "own",
+    assignments: SetOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.fp32,
@@ -113,18 +118,10 @@ def audit_references(
 ) -> None:
     """Train models to compare with: on random halves of the training split, or on all but a forget set."""
     from stakes.audit import train_references
-    from stakes.config import parse_assignments
     from stakes.console import live_progress
-    from stakes.data.sources import open_source
-    from stakes.models.recipe import recipe
 
-    settings = recipe(preset).with_overrides(
-        {"precision": precision.value} | parse_assignments(assignments or [])
-    )
-    source = open_source(data)
-    if size is not None:
-        channels = next(split.size[0] for split in (source.train, source.test) if split is not None)
-        source = open_source(data, size=(channels, size, size))
+    settings = training_settings(preset, precision.value, assignments)
+    source = open_sized(data, size)
     with live_progress() as progress:
         folders = train_references(
             source,

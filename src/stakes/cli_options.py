@@ -32,11 +32,16 @@ DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="fp32, bf16 or fp16; measuring is fp32.")
 ]
+# Commands that draw nothing or compute nothing take these all the same: every command has them.
+HiddenSeed = Annotated[int, typer.Option("--seed", hidden=True)]
+HiddenDevice = Annotated[Device, typer.Option("--device", hidden=True)]
+HiddenPrecision = Annotated[Precision, typer.Option("--precision", hidden=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DataOption = Annotated[
     str | None,
     typer.Option("--data", help="Folder with train/test.parquet, image folder, hub id, or 'digits'."),
 ]
+SourceOption = Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")]
 ModelOption = Annotated[
     str, typer.Option("--model", help="Checkpoint (file or folder), run folder, or hub id.")
 ]
@@ -46,9 +51,18 @@ ForgetOption = Annotated[
 AttributesOption = Annotated[
     Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
 ]
+AnchorsOption = Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")]
 EncoderOption = Annotated[
     str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
 ]
+MethodOption = Annotated[str, typer.Option("--method", help="Name of the method.")]
+PresetOption = Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")]
+StemOption = Annotated[
+    str | None, typer.Option("--stem", help="imagenet, cifar, or cifar-maxpool (the paper's).")
+]
+SizeOption = Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels.")]
+RecipeOption = Annotated[str, typer.Option("--preset", help="own, published, or demo.")]
 PickleOption = Annotated[
     bool, typer.Option("--allow-pickle", help="Accept .pt/.pth/.bin checkpoints, loaded weights-only.")
 ]

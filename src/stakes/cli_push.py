@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from stakes.cli_options import Device, JsonOption, Precision, say
+from stakes.cli_options import (
+    Device,
+    HiddenDevice,
+    HiddenPrecision,
+    HiddenSeed,
+    JsonOption,
+    Precision,
+    say,
+)
 
 commands = typer.Typer()
 
@@ -23,9 +31,9 @@ def push(
         bool, typer.Option("--public", help="A repository that is made is public, not private.")
     ] = False,
     as_json: JsonOption = False,
-    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
-    device: Annotated[Device, typer.Option("--device", hidden=True)] = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    seed: HiddenSeed = 0,
+    device: HiddenDevice = Device.auto,
+    precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Upload model, config and card of a run to the Hugging Face hub, and nothing else (token: HF_TOKEN)."""
     from stakes.errors import ConfigError

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stakes.cli_options import Device, JsonOption, Precision, print_json
+from stakes.cli_options import (
+    Device,
+    HiddenDevice,
+    HiddenPrecision,
+    HiddenSeed,
+    JsonOption,
+    Precision,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from stakes.report.compare import Compared
@@ -27,9 +35,9 @@ def show(
     as_json: JsonOption = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     embed_images: EmbedOption = False,
-    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
-    device: Annotated[Device, typer.Option("--device", hidden=True)] = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    seed: HiddenSeed = 0,
+    device: HiddenDevice = Device.auto,
+    precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Show the record of a run as a table, and what its analyses found; write or open its page."""
     from stakes.console import print_record
@@ -66,9 +74,9 @@ def compare(
         bool, typer.Option("--open", help="Open the page in a browser (with --out).")
     ] = False,
     embed_images: EmbedOption = False,
-    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
-    device: Annotated[Device, typer.Option("--device", hidden=True)] = Device.auto,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.fp32,
+    seed: HiddenSeed = 0,
+    device: HiddenDevice = Device.auto,
+    precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Put runs side by side: accuracies, costs, curves, and every number of their analyses, on one page."""
     from stakes.errors import ConfigError

@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes.cli_inputs import choose_anchors, preset_label
 from stakes.cli_options import (
+    AnchorsOption,
     AttributesOption,
     DataOption,
     Device,
     DeviceOption,
     EncoderOption,
     ForgetOption,
+    HiddenDevice,
+    HiddenPrecision,
+    HiddenSeed,
     JsonOption,
+    MethodOption,
     ModelOption,
     PickleOption,
     Precision,
     PrecisionOption,
+    PresetOption,
     RetainSampleOption,
     SeedOption,
+    SetOption,
     print_json,
     say,
 )
 
 if TYPE_CHECKING:
-    from stakes.anchors.anchors import Anchors
     from stakes.ledger import Ledger, RunReport
     from stakes.ledger.view import Request, View
 
@@ -45,9 +52,6 @@ LedgerArgument = Annotated[Path, typer.Argument(help="Folder of the ledger.")]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder with images that the data lack (CLASS subfolders).")
 ]
-HiddenSeed = Annotated[int, typer.Option("--seed", hidden=True)]
-HiddenDevice = Annotated[Device, typer.Option("--device", hidden=True)]
-HiddenPrecision = Annotated[Precision, typer.Option("--precision", hidden=True)]
 
 
 @commands.command()
@@ -142,12 +146,12 @@ def run(
     data: DataOption = None,
     images: ImagesOption = None,
     together: Annotated[bool, typer.Option("--together", help="All pending requests as one.")] = False,
-    anchors_file: Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")] = None,
+    anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
-    method: Annotated[str, typer.Option("--method", help="Name of the method.")] = "structguard",
-    preset: Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    method: MethodOption = "structguard",
+    preset: PresetOption = None,
+    assignments: SetOption = None,
     repair_rounds: Annotated[
         int, typer.Option("--repair-rounds", min=0, help="Most repairs of what came back, for each batch.")
     ] = 3,
@@ -168,9 +172,11 @@ def run(
     from stakes.report.page import write_page
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
-    named = preset or configured.default_preset
     opened = open_ledger(ledger)
-    anchors = _anchors(opened, anchors_file, attributes, encoder) if "anchors" in configured.needs else None
+    anchors = None
+    if "anchors" in configured.needs:
+        names = opened.view().created.body.class_names
+        anchors = choose_anchors(names, anchors_file, attributes, encoder)
     with live_progress() as progress:
         report = run_requests(
             opened,
@@ -179,8 +185,7 @@ def run(
             together=together,
             anchors=anchors,
             method=configured,
-            # A preset with changed settings must not pass for the preset.
-            preset=f"{named} with changes" if named and assignments else named,
+            preset=preset_label(preset or configured.default_preset, assignments),
             repair_rounds=repair_rounds,
             abandon=abandon,
             progress=progress,
@@ -292,18 +297,6 @@ def prune(
     report = prune_states(open_ledger(ledger), keep)
     result = {"kept": list(report.kept), "removed": list(report.removed)}
     say(result, as_json, f"{len(report.removed)} states removed, {len(report.kept)} kept")
-
-
-def _anchors(ledger: Ledger, file: Path | None, attributes: Path | None, encoder: str) -> Anchors | None:
-    from stakes.anchors import Anchors, build_anchors
-    from stakes.errors import AnchorError
-
-    names = ledger.view().created.body.class_names
-    if file is not None and attributes is not None:
-        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
-    if file is not None:
-        return Anchors.load(file).for_classes(names)
-    return build_anchors(names, attributes=attributes, encoder=encoder)
 
 
 def _listing(ledger: Ledger, view: View, asked: list[Request]) -> dict[str, Any]:

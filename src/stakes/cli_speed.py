@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes.cli_inputs import choose_anchors, open_problem
 from stakes.cli_options import (
+    AnchorsOption,
     AttributesOption,
     Device,
     DeviceOption,
@@ -19,24 +21,23 @@ from stakes.cli_options import (
     PrecisionOption,
     RetainSampleOption,
     SeedOption,
-    print_json,
+    SetOption,
+    SourceOption,
+    say,
 )
-from stakes.errors import AnchorError, ConfigError
+from stakes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stakes.anchors import Anchors
-    from stakes.bench.speed import Variant
-    from stakes.models.classifier import Classifier
+    from stakes.bench.growth import GrowthReport
+    from stakes.bench.speed import SpeedReport, Variant
 
 commands = typer.Typer()
-DataHere = Annotated[str, typer.Option("--data", help="Folder, image folder, hub id, or 'digits'.")]
-AnchorsOption = Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors.")]
 
 
 @commands.command(name="bench-speed")
 def bench_speed(
     model: ModelOption,
-    data: DataHere,
+    data: SourceOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for speed.json and speed.md.")],
     forget: Annotated[
         str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR.")
@@ -73,22 +74,18 @@ def bench_speed(
     from stakes.bench.speed import SpeedSettings
     from stakes.bench.speed import bench_speed as call
     from stakes.console import live_progress
-    from stakes.data.forget import split_forget
-    from stakes.data.sources import open_source
-    from stakes.models.checkpoint import load_checkpoint
 
     chosen = _variants(variants or ["structguard", "l2ul"], steps or [], assignments or [])
-    classifier = load_checkpoint(model, allow_pickle=allow_pickle)
-    size = classifier.input_size
-    source = open_source(data, size=size)
-    split = split_forget(forget, source, class_names=classifier.class_names, size=size, seed=seed)
-    needed = any("anchors" in one.method.needs for one in chosen)
+    classifier, split, _ = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
+    anchors = None
+    if any("anchors" in one.method.needs for one in chosen):
+        anchors = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
     with live_progress() as progress:
         report = call(
             classifier,
             split,
             chosen,
-            anchors=_anchors(classifier, anchors_file, attributes, encoder) if needed else None,
+            anchors=anchors,
             speed=SpeedSettings(rounds=rounds, most_passes=most_passes),
             progress=progress,
             seed=seed,
@@ -96,18 +93,13 @@ def bench_speed(
             precision=precision.value,
             retain_sample=retain_sample,
         )
-    files = report.save(out)
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
-        typer.echo(report.markdown())
-        typer.echo("\n".join(map(str, files)))
+    _tell(report, out, as_json)
 
 
 @commands.command(name="bench-growth")
 def bench_growth(
     model: ModelOption,
-    data: DataHere,
+    data: SourceOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for growth.json, growth.md and growth.svg.")],
     images: Annotated[
         str | None, typer.Option("--images", help="Sizes of the forget set, with commas; '' leaves it out.")
@@ -116,7 +108,7 @@ def bench_growth(
         str | None, typer.Option("--probes", help="Probes an image, with commas; '' leaves it out.")
     ] = None,
     variant: Annotated[str, typer.Option("--variant", help="METHOD or METHOD:PRESET.")] = "structguard:paper",
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")] = None,
+    assignments: SetOption = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes for each point.")] = 1,
     anchors_file: AnchorsOption = None,
     allow_pickle: PickleOption = False,
@@ -147,12 +139,13 @@ def bench_growth(
             allow_pickle=allow_pickle,
             progress=progress,
         )
+    _tell(report, out, as_json)
+
+
+def _tell(report: SpeedReport | GrowthReport, out: Path, as_json: bool) -> None:
     files = report.save(out)
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
-        typer.echo(report.markdown())
-        typer.echo("\n".join(map(str, files)))
+    shown = "\n".join([report.markdown(), *map(str, files)])
+    say(report.model_dump(mode="json"), as_json, shown)
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -184,13 +177,3 @@ def _variants(specs: list[str], steps: list[str], assignments: list[str]) -> lis
 def _refuse_unknown(option: str, label: str, specs: list[str]) -> None:
     if label not in specs:
         raise ConfigError(option, expected="a variant: " + ", ".join(specs), got=repr(label))
-
-
-def _anchors(classifier: Classifier, file: Path | None, attributes: Path | None, encoder: str) -> Anchors:
-    from stakes.anchors import Anchors, build_anchors
-
-    if file is not None and attributes is not None:
-        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
-    if file is not None:
-        return Anchors.load(file)
-    return build_anchors(classifier.class_names, attributes=attributes, encoder=encoder)

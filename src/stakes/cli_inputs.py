@@ -1,0 +1,75 @@
+"""What more than one command makes of its words: data, models, anchors, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stakes.errors import AnchorError, DataError
+
+if TYPE_CHECKING:
+    from stakes.anchors import Anchors
+    from stakes.data.forget import ForgetSplit
+    from stakes.data.sources import Source
+    from stakes.models.classifier import Classifier
+    from stakes.models.recipe import PretrainSettings
+
+
+def open_problem(
+    model: str, data: str | None, forget: str, seed: int, *, allow_pickle: bool
+) -> tuple[Classifier, ForgetSplit, Source | None]:
+    """Checkpoint first: it says which classes and image size the data must fit."""
+    from stakes.data.forget import split_forget
+    from stakes.data.sources import open_source
+    from stakes.models.checkpoint import load_checkpoint
+
+    if data is None and not forget.startswith("images:"):
+        raise DataError(
+            f"--forget {forget}",
+            expected="--data SRC, where those images are",
+            got="no --data",
+            fix="Or give the images themselves: --forget images:DIR.",
+        )
+    classifier = load_checkpoint(model, allow_pickle=allow_pickle)
+    size = classifier.input_size
+    source = open_source(data, size=size) if data is not None else None
+    split = split_forget(forget, source, class_names=classifier.class_names, size=size, seed=seed)
+    return classifier, split, source
+
+
+def open_sized(data: str, side: int | None) -> Source:
+    """Data to train on, its images resized to a side where one is named."""
+    from stakes.data.sources import open_source
+
+    source = open_source(data)
+    if side is None:
+        return source
+    channels = next(split.size[0] for split in (source.train, source.test) if split is not None)
+    return open_source(data, size=(channels, side, side))
+
+
+def training_settings(preset: str, precision: str, assignments: list[str] | None) -> PretrainSettings:
+    """The recipe of a name, changed as the command line says."""
+    from stakes.config import parse_assignments
+    from stakes.models.recipe import recipe
+
+    return recipe(preset).with_overrides({"precision": precision} | parse_assignments(assignments or []))
+
+
+def choose_anchors(
+    class_names: Sequence[str], file: Path | None, attributes: Path | None, encoder: str
+) -> Anchors:
+    """Anchors of these classes from a file, or built from attributes: a user's or the bundled ones."""
+    from stakes.anchors import Anchors, build_anchors
+
+    if file is not None and attributes is not None:
+        raise AnchorError("anchors", expected="--anchors or --attributes", got="both")
+    if file is not None:
+        return Anchors.load(file).for_classes(class_names)
+    return build_anchors(class_names, attributes=attributes, encoder=encoder)
+
+
+def preset_label(preset: str | None, assignments: list[str] | None) -> str | None:
+    """A preset with changed settings must not pass for the preset."""
+    return f"{preset} with changes" if preset and assignments else preset
