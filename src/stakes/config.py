@@ -173,6 +173,20 @@ def build(kind: type[S], data: Mapping[str, Any]) -> S:
         ) from None
 
 
+def chosen(what: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The named ones of ``known`` in its order; all of them where ``names`` is None.
+
+    Raises:
+        ConfigError: an unknown name, or none at all.
+    """
+    if names is None:
+        return list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ConfigError(what, expected="some of " + ", ".join(known), got=", ".join(unknown) or "none")
+    return [name for name in known if name in names]
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value`` strings of the command line; values are YAML scalars or lists.
 

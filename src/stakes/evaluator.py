@@ -25,7 +25,7 @@ from stakes.models.classifier import Classifier
 from stakes.processes import current, spread
 from stakes.progress import Progress, silent
 from stakes.records import Figures
-from stakes.runtime import generator
+from stakes.runtime import positions
 
 _UNKNOWN = -1
 
@@ -73,10 +73,9 @@ class Evaluator:
         return Figures(**measured, **counts)
 
     def _sampled(self, retain: ImageSet | None) -> ImageSet | None:
-        if retain is None or self.retain_sample is None or self.retain_sample >= len(retain):
+        if retain is None or self.retain_sample is None:
             return retain
-        order = torch.randperm(len(retain), generator=generator("retain sample", self.seed))
-        return retain.subset(order[: self.retain_sample].sort().values)
+        return retain.subset(positions(len(retain), self.retain_sample, "retain sample", self.seed))
 
     def _predict(
         self, classifier: Classifier, images: ImageSet, phase: str, done: int, total: int, *, cached: bool

@@ -73,6 +73,18 @@ def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
+def positions(count: int, most: int, *stream: object) -> torch.Tensor:
+    """At most ``most`` of ``count`` positions, drawn by the generator of ``stream``, in ascending order.
+
+    Example:
+        >>> positions(3, 5, "any").tolist(), len(positions(100, 5, "any"))
+        ([0, 1, 2], 5)
+    """
+    if count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator(*stream))[:most].sort().values
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a figure."""
     found = {"python": platform.python_version()}

@@ -22,8 +22,8 @@ from stakes.analyses import (
 )
 from stakes.analyses.context import Context, SkipAnalysis
 from stakes.analyses.settings import AnalysisSettings
-from stakes.config import Device
-from stakes.errors import ConfigError, MissingExtraError
+from stakes.config import Device, chosen
+from stakes.errors import MissingExtraError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
 from stakes.report.section import Section
@@ -94,7 +94,7 @@ def analyse(
         >>> found.sections[0].numbers["retained_r1_after_percent"]  # doctest: +SKIP
         93.4
     """
-    wanted = _wanted(only)
+    wanted = chosen("analyses", only, list(ANALYSES))
     made = (
         settings
         if isinstance(settings, AnalysisSettings)
@@ -118,17 +118,6 @@ def analyse(
             sections.append(section)
         progress("analyses", done, len(wanted))
     return Analysed(tuple(sections), tuple(skipped))
-
-
-def _wanted(only: Sequence[str] | None) -> list[str]:
-    if only is None:
-        return list(ANALYSES)
-    unknown = [name for name in only if name not in ANALYSES]
-    if unknown or not only:
-        raise ConfigError(
-            "analyses", expected="some of " + ", ".join(ANALYSES), got=", ".join(unknown) or "none"
-        )
-    return [name for name in ANALYSES if name in only]
 
 
 __all__ = ["ANALYSES", "Analysed", "AnalysisSettings", "Skipped", "analyse"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from stakes.analyses.context import SIDES, TITLES, Context, Side, SkipAnalysis
-from stakes.analyses.draw import new_figure, save_figure, short
 from stakes.anchors import Anchors
+from stakes.drawing import new_figure, save_figure, short
 from stakes.errors import AnchorError
 from stakes.report.section import Figure, Section, Table
 from stakes.structure import structural_collapse

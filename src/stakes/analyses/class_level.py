@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stakes.analyses.context import SIDES, Context, Side, SkipAnalysis
-from stakes.analyses.draw import GREY, INK, new_figure, save_figure, short
+from stakes.drawing import GREY, INK, new_figure, save_figure, short
 from stakes.metrics.accuracy import accuracy, predict
 from stakes.report.section import Figure, Section, Table
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from stakes.analyses.context import SIDES, TITLES, Context, outputs_of
-from stakes.analyses.draw import BLUE, GREEN, VERMILLION, new_figure, save_figure
 from stakes.analyses.snapshots import read_snapshot, snapshots
+from stakes.drawing import BLUE, GREEN, VERMILLION, new_figure, save_figure
 from stakes.metrics.accuracy import accuracy
 from stakes.report.section import Figure, Section, Table
 from stakes.structure import structural_collapse

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.analyses.context import TITLES, Context, SetName
-from stakes.analyses.draw import DASHES, INK, new_figure, save_figure
+from stakes.drawing import DASHES, INK, new_figure, save_figure
 from stakes.errors import DataError
 from stakes.report.section import Figure, Section, Table
 

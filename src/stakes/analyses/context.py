@@ -19,7 +19,7 @@ from stakes.models.classifier import Classifier
 from stakes.opened import OpenedRun
 from stakes.progress import Progress, silent
 from stakes.report.section import folder_of
-from stakes.runtime import generator
+from stakes.runtime import positions
 from stakes.structure import affinity
 
 Side = Literal["before", "after"]
@@ -125,10 +125,7 @@ class Context:
 
     def draw(self, count: int, most: int, *purpose: object) -> Tensor:
         """Positions of at most ``most`` of ``count`` things, drawn by seed and purpose, in ascending order."""
-        if count <= most:
-            return torch.arange(count)
-        order = torch.randperm(count, generator=generator("analyses", *purpose, self.settings.seed))
-        return order[:most].sort().values
+        return positions(count, most, "analyses", *purpose, self.settings.seed)
 
     def first_of(self, *names: SetName, why: str) -> tuple[SetName, ImageSet]:
         """The first of these sets that the run has.

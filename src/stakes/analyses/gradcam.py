@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stakes.analyses.context import SIDES, TITLES, Context, SetName, Side, SkipAnalysis
-from stakes.analyses.draw import GREEN, VERMILLION, new_figure, save_figure, short, show_image
 from stakes.data.images import ImageSet
+from stakes.drawing import GREEN, VERMILLION, new_figure, save_figure, short, show_image
 from stakes.errors import MissingExtraError
 from stakes.models.classifier import Classifier
 from stakes.report.section import Figure, Section, Table

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from stakes.analyses.context import TITLES, Context, Outputs, SetName, SkipAnalysis, outputs_of
-from stakes.analyses.draw import BLUE, GREEN, ORANGE, PURPLE, new_figure, save_figure
 from stakes.analyses.snapshots import read_snapshot, snapshots
 from stakes.audit.changes import forget_accuracy_under_changes
 from stakes.audit.settings import ChangesSettings
 from stakes.data.images import ImageSet
+from stakes.drawing import BLUE, GREEN, ORANGE, PURPLE, new_figure, save_figure
 from stakes.methods.milestones import SHARES
 from stakes.metrics.accuracy import accuracy
 from stakes.models.classifier import Classifier

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stakes.analyses.context import SIDES, TITLES, Context, SetName, Side, SkipAnalysis
-from stakes.analyses.draw import DASHES, INK, new_figure, save_figure, short, show_image
 from stakes.anchors import Anchors
 from stakes.data.images import ImageSet
+from stakes.drawing import DASHES, INK, new_figure, save_figure, short, show_image
 from stakes.report.section import Cell, Figure, Section, Table
 
 TOP = 3

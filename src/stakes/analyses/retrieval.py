@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.analyses.context import SIDES, TITLES, Context, SetName, Side
-from stakes.analyses.draw import GREY, HATCH, INK, new_figure, save_figure
 from stakes.analyses.retrieval_rows import Row, draw_rows
 from stakes.data.images import ImageSet
+from stakes.drawing import GREY, HATCH, INK, new_figure, save_figure
 from stakes.errors import DataError
 from stakes.report.section import Figure, Section, Table
 

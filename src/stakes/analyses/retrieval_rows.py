@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stakes.analyses.context import SIDES, Side
-from stakes.analyses.draw import BLACK, MARKS, new_figure, save_figure, short, show_image
 from stakes.data.images import ImageSet
+from stakes.drawing import BLACK, MARKS, new_figure, save_figure, short, show_image
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.analyses.context import SIDES, Context, Side
-from stakes.analyses.draw import DASHES, INK, new_figure, save_figure
+from stakes.drawing import DASHES, INK, new_figure, save_figure
 from stakes.errors import DataError
 from stakes.report.section import Cell, Figure, Section, Table
 

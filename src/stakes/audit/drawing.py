@@ -1,13 +1,12 @@
-"""Figures as SVG files that come out the same byte for byte."""
+"""The figures of attacks: one axis each, and bars side by side."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stakes.files import write_bytes
+from stakes.drawing import new_figure, save_figure
 
 # Okabe and Ito: told apart by colour-blind readers; each also has its own marker or hatch.
 INK = {"before": "#0072b2", "after": "#d55e00", "other": "#009e73", "soft": "#777777"}
@@ -20,25 +19,11 @@ def save_svg(path: Path, draw: Callable[[Any], None], *, size: tuple[float, floa
     Raises:
         OutputError: it cannot be written.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # Fixed ids and no date; text stays text for screen readers.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "stakes", "svg.fonttype": "none", "font.family": "sans-serif"}
-    ):
-        figure = Figure(figsize=size, layout="constrained")
-        axis = figure.add_subplot()
-        draw(axis)
-        axis.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    write_bytes(path, buffer.getvalue())
-    return path.name
+    figure = new_figure(*size)
+    axis = figure.add_subplot()
+    draw(axis)
+    axis.spines[["top", "right"]].set_visible(False)
+    return save_figure(figure, path)
 
 
 def bar_groups(axis: Any, labels: list[str], series: dict[str, tuple[str, list[float]]]) -> None:

@@ -18,7 +18,7 @@ from stakes.meter import Meter, PhaseCost
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.report.section import Section
-from stakes.runtime import derive_seed, generator
+from stakes.runtime import derive_seed, positions
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,11 @@ class Evidence:
 
     def sample(self, images: ImageSet, most: int, *use: object) -> ImageSet:
         """At most that many images, drawn by the seed and what they are for, in the order of the set."""
-        return images if len(images) <= most else images.subset(self.drawn(len(images), most, *use))
+        return images.subset(self.drawn(len(images), most, *use))
 
     def drawn(self, count: int, most: int, *use: object) -> Tensor:
         """Positions, sorted."""
-        order = torch.randperm(count, generator=generator("audit", self.seed, *use))
-        return order[:most].sort().values
+        return positions(count, most, "audit", self.seed, *use)
 
     def seed_of(self, *use: object) -> int:
         """A seed for one use."""

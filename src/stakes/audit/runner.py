@@ -13,8 +13,8 @@ from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.references import Reference, expanded, load_reference
 from stakes.audit.sections import ATTACKS
 from stakes.audit.settings import AuditSettings
-from stakes.config import Device
-from stakes.errors import ConfigError, NumericalError
+from stakes.config import Device, chosen
+from stakes.errors import NumericalError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
 from stakes.report.page import write_page
@@ -83,7 +83,7 @@ def audit(
         >>> report = audit("runs/first", attacks=["changes"])  # doctest: +SKIP
         >>> report.sections["changes"].sentence  # doctest: +SKIP
     """
-    wanted = _checked(attacks)
+    wanted = chosen("attacks", attacks, list(ATTACKS))
     limits = AuditSettings().with_overrides(settings or {})
     if not isinstance(run, OpenedRun):
         run = open_run(run, data=data, model=model, device=device, allow_pickle=allow_pickle, factory=factory)
@@ -107,17 +107,6 @@ def audit(
         progress=progress,
     )
     return _carry_out(run.path, evidence, wanted)
-
-
-def _checked(attacks: Sequence[str] | None) -> list[str]:
-    if attacks is None:
-        return list(ATTACKS)
-    unknown = [name for name in attacks if name not in ATTACKS]
-    if unknown or not attacks:
-        raise ConfigError(
-            "attacks", expected=f"some of {', '.join(ATTACKS)}", got=", ".join(unknown) or "none"
-        )
-    return [name for name in ATTACKS if name in attacks]
 
 
 def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport:

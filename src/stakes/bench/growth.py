@@ -268,7 +268,7 @@ def fit(sweep: Sweep, quantity: Quantity, across: Sequence[float], values: Seque
 
 def draw(report: GrowthReport, path: Path) -> str:
     """Time above and peak memory below, a column a sweep, both axes logarithmic; gives the file's name."""
-    from stakes.analyses.draw import BLUE, GREY, VERMILLION, new_figure, save_figure
+    from stakes.drawing import BLUE, GREY, VERMILLION, new_figure, save_figure
 
     sweeps = list(dict.fromkeys(point.sweep for point in report.points))
     figure = new_figure(4.2 * len(sweeps), 5.2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from stakes.audit.drawing import INK, save_svg
 from stakes.audit.evidence import Evidence, Finding, Skipped
 from stakes.audit.probing import FEATURES, layer_features, readable
@@ -45,12 +47,11 @@ def _groups(evidence: Evidence) -> _Groups | Skipped:
         unseen = split.test and evidence.sample(split.test, settings.images, "probe unseen")
         groups = _Groups(fit, "retained", forget, unseen)
     elif split.test is not None and len(split.test) >= 4:
-        order = evidence.drawn(len(split.test), len(split.test), "probe test")
-        half = len(order) // 2
+        rows = torch.arange(len(split.test))
         # Every other row: test sets are often sorted by class.
-        fit, rest = split.test.subset(order[::2]), split.test.subset(order[1::2])
+        fit, rest = split.test.subset(rows[::2]), split.test.subset(rows[1::2])
         groups = _Groups(
-            evidence.sample(fit, min(settings.train, half + 1), "probe fit"),
+            evidence.sample(fit, settings.train, "probe fit"),
             "test",
             forget,
             evidence.sample(rest, settings.images, "probe unseen"),
