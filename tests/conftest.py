@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from stakes import cli
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +31,39 @@ def shared() -> Path:
 def generator() -> torch.Generator:
     """A fresh seeded generator."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run one command in this process: exit code, stdout, stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stakes", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def stakes_cli(command: Any) -> Any:
+    """The same, with stdout read where it is JSON."""
+
+    def run(*words: object) -> tuple[int, Any, str]:
+        code, said, errors = command(*words)
+        return code, json.loads(said) if "--json" in words and said else said, errors
+
+    return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums round alike in workers and here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +13,6 @@ sys.path.append(str(Path(__file__).parents[1] / "methods"))
 
 from runkit import SMALL, make_run
 
-from stakes import cli
 from stakes.analyses import AnalysisSettings
 from stakes.analyses.context import Context
 from stakes.opened import OpenedRun, open_run
@@ -49,18 +46,3 @@ def unchanged(context: Context) -> Context:
     """A run whose unlearned model is the original: the negative control."""
     context.run = dataclasses.replace(context.run, after=context.run.before)
     return context
-
-
-@pytest.fixture
-def stakes_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run one command in this process: exit code, stdout (read where it is JSON), stderr."""
-
-    def call(*words: object) -> tuple[int, Any, str]:
-        monkeypatch.setattr(sys, "argv", ["stakes", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        out = json.loads(said.out) if "--json" in words and said.out else said.out
-        return int(left.value.code or 0), out, said.err
-
-    return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from benchkit import PLUGIN, Make, Write, digits_grid, make_home
 
-from stakes import cli
 from stakes.bench.grid import load_grid
 
 # The contract that an outside method checks itself against lies with the methods' tests.
@@ -48,18 +46,3 @@ def write(tmp_path: Path, home: Path) -> Write:
 def grid_of(write: Write) -> Make:
     """The same, read."""
     return lambda **changes: load_grid(write(**changes))
-
-
-@pytest.fixture
-def stakes_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run one command in this process: exit code, stdout (read where it is JSON), stderr."""
-
-    def run(*words: object) -> tuple[int, Any, str]:
-        monkeypatch.setattr(sys, "argv", ["stakes", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        out = json.loads(said.out) if "--json" in words and said.out else said.out
-        return int(left.value.code or 0), out, said.err
-
-    return run

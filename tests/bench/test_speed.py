@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,7 @@ QUICK = SpeedSettings(rounds=2, most_passes=16, steps=2)
 WHOLE = SpeedSettings(rounds=1, most_passes=100_000, steps=2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ground(chosen: Variant, speed: SpeedSettings = QUICK, **run: Any) -> Ground:
