@@ -53,6 +53,13 @@ class Evidence:
     progress: Progress = silent
     meter: Meter = field(default_factory=Meter)
 
+    def models(self) -> dict[str, Classifier]:
+        """The model before, the one after, and a retrained one where there is one, by these names."""
+        found = {"before": self.before, "after": self.after}
+        if self.retrained:
+            found["retrained"] = self.retrained[0].classifier
+        return found
+
     def sample(self, images: ImageSet, most: int, *use: object) -> ImageSet:
         """At most that many images, drawn by the seed and what they are for, in the order of the set."""
         return images.subset(self.drawn(len(images), most, *use))

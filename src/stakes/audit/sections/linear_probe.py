@@ -30,9 +30,7 @@ def linear_probe(evidence: Evidence) -> Finding:
     groups = _groups(evidence)
     if isinstance(groups, Skipped):
         return groups
-    models = {"before": evidence.before, "after": evidence.after}
-    if evidence.retrained:
-        models["retrained"] = evidence.retrained[0].classifier
+    models = evidence.models()
     found: dict[str, Layers] = {}
     for done, (name, model) in enumerate(models.items()):
         found[name] = _read(evidence, model, groups, done, len(models))

@@ -51,9 +51,7 @@ def membership(evidence: Evidence) -> Finding:
     groups = _groups(evidence)
     if isinstance(groups, Skipped):
         return groups
-    models = {"before": evidence.before, "after": evidence.after}
-    if evidence.retrained:
-        models["retrained"] = evidence.retrained[0].classifier
+    models = evidence.models()
     done, total = 0, len(models) + len(evidence.references)
     calibration = _Calibration.of(evidence, groups, total) if evidence.references else None
     done += len(evidence.references)
