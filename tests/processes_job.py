@@ -21,9 +21,10 @@ from stakes.api import Unlearned, evaluate, unlearn
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import RunFolderError
+from stakes.launcher import rank
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
-from stakes.processes import current, rank
+from stakes.processes import current
 
 STEPS = {"max_steps": 5, "lr": 1e-3}
 PROBES = {"probes.per_image": 3, "probes.iterations": 4, "probes.epsilon": 1.0, "probes.step_size": 0.3}
@@ -163,14 +164,18 @@ def other_value(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+def words(out: Path, run: Path) -> list[str]:
+    """``stakes unlearn`` on what `put_down` wrote."""
+    said = ["unlearn", "--model", out / "model", "--forget", f"images:{out / 'pictures'}"]
+    said += ["--method", "neggrad", "--out", run, "--cache", out / "cache", "--device", "cpu"]
+    return [*map(str, said), "--set", "max_steps=2", "--set", "lr=1e-9", "--json"]
+
+
 def command(out: Path) -> None:
     """``stakes unlearn`` on the command line; one of the processes speaks."""
-    words = ["unlearn", "--model", out / "model", "--forget", f"images:{out / 'pictures'}"]
-    words += ["--method", "neggrad", "--out", out / "cli", "--cache", out / "cache", "--device", "cpu"]
-    words += ["--set", "max_steps=2", "--set", "lr=1e-9", "--json"]
     from stakes import cli
 
-    sys.argv = ["stakes", *map(str, words)]
+    sys.argv = ["stakes", *words(out, out / "cli")]
     with contextlib.suppress(SystemExit):
         cli.main()
 

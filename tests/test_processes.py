@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,8 @@ import processes_job
 import tinydigits
 from stakes import cli_processes
 from stakes.errors import ConfigError
-from stakes.processes import Processes, check_precision, current, launched, spread, spreading, start
+from stakes.launcher import launched
+from stakes.processes import Processes, check_precision, current, spread, spreading, start
 from stakes.records import Record
 from stakes.runs import RunFolder
 from stakes.team_folder import TeamFolder, run_folder
@@ -148,6 +151,64 @@ def test_the_command_line_speaks_once(two: tuple[Path, list[dict[str, Any]], str
     record = json.loads(printed)  # a second voice would make it two documents
     assert record == json.loads((folder / "cli" / "record.json").read_text())
     assert (folder / "cli" / "report.html").is_file()
+
+
+def by_hand(words: list[str], port: str) -> list[tuple[int, str, str]]:
+    """Two processes with what Open MPI tells each of them, for machines without MPI."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stakes", *words],
+            env=os.environ
+            | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(number), "OMP_NUM_THREADS": "1"}
+            | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": str(number)}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=150) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_processes_of_mpi_work_together(
+    one: Path, two: tuple[Path, list[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    first, second = by_hand(processes_job.words(one, tmp_path / "run"), free_port())
+    assert first[0] == second[0], (first, second)
+    record = json.loads(first[1])
+    assert not second[1], "one of them speaks"
+    assert furthest(tmp_path / "run", two[0] / "cli") < TOLERANCE
+    assert record["after"] == json.loads(two[2])["after"]
+
+
+@pytest.mark.skipif(
+    not shutil.which("mpirun"), reason="accelerate launch starts CPU processes by MPI: no mpirun"
+)
+def test_accelerate_launches_processes(
+    one: Path, two: tuple[Path, list[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--main_process_port", free_port(), "--mpirun_hostfile", str(hosts)]
+    done = subprocess.run(
+        [*launch, "-m", "stakes", *processes_job.words(one, tmp_path / "run")],
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert (tmp_path / "run" / "record.json").is_file(), done.stderr
+    assert furthest(tmp_path / "run", two[0] / "cli") < TOLERANCE
 
 
 def test_alone_everything_is_as_it_was(tmp_path: Path) -> None:

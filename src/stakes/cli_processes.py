@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from stakes.errors import ConfigError
+from stakes.launcher import launched, rank
 
 _TOGETHER = ("unlearn", "evaluate")
 
@@ -19,7 +20,7 @@ def one_voice() -> Iterator[None]:
     Raises:
         ConfigError: a command that many processes would do many times over.
     """
-    count = int(os.environ.get("WORLD_SIZE") or 1)
+    count = launched()
     if count < 2:
         yield
         return
@@ -42,4 +43,4 @@ def one_voice() -> Iterator[None]:
 
 def speaks() -> bool:
     """Whether this process is the one that prints, or the only one."""
-    return int(os.environ.get("RANK") or 0) == 0 or int(os.environ.get("WORLD_SIZE") or 1) < 2
+    return rank() == 0

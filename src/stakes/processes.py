@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stakes.config import Device, Precision
 from stakes.errors import ConfigError
+from stakes.launcher import launched
 
 T = TypeVar("T")
 
@@ -127,16 +128,6 @@ def _length(total: int, count: int, index: int) -> int:
 _ALONE = Processes()
 _joined: Processes | None = None
 _spreading: list[bool] = [False]
-
-
-def launched() -> int:
-    """How many processes a launcher started, by the environment; 1 where there was none."""
-    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
-
-
-def rank() -> int:
-    """The number of this process by the environment, known before anything is joined."""
-    return int(os.environ.get("RANK") or 0) if launched() > 1 else 0
 
 
 def launched_on_cpu() -> bool:

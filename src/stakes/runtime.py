@@ -11,7 +11,8 @@ import torch
 from stakes.config import Device, Precision
 from stakes.errors import ConfigError
 from stakes.files import digest
-from stakes.processes import launched, launched_on_cpu, start
+from stakes.launcher import launched
+from stakes.processes import launched_on_cpu, start
 
 _RECORDED = (
     "stakes",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.files import read_tensors
-from stakes.processes import current, launched
+from stakes.launcher import launched
+from stakes.processes import current
 from stakes.records import Record
 from stakes.runs import RunFolder
 

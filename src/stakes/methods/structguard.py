@@ -220,8 +220,7 @@ class StructGuard(Method[StructGuardSettings]):
         if step >= _settle(job):
             own = len(forget) // (1 + settings.variants)
             pressure.seen(forget.indices[:own], hinge.detach()[:own])
-        count = len(hinge) if settings.hinge_mean == "all" else (hinge > 0).sum().clamp(min=1)
-        return (weights * hinge).sum() / count
+        return (weights * hinge).sum() / _count(hinge, settings)
 
     @staticmethod
     def _preconditioner(job: Job[StructGuardSettings]) -> Callable[[], None]:
@@ -307,6 +306,14 @@ def _pace(step: int, settle: int) -> float:
 def _settle(job: Job[StructGuardSettings]) -> int:
     """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
     return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
+
+
+def _count(hinge: Tensor, settings: StructGuardSettings) -> Tensor | float:
+    """What the sum over the hinges (n,) is divided by, at least 1."""
+    if settings.hinge_mean == "all":
+        return float(len(hinge))
+    active = (hinge > 0).sum().clamp(min=1).to(hinge.dtype)
+    return active if settings.hinge_mean == "active" else (active * len(hinge)).sqrt()
 
 
 def _hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:

@@ -31,10 +31,10 @@ class StructGuardSettings(MethodSettings):
         description="ascent: −CE, unbounded; hinge: max(0, margin + z_y − max z_other), 0 once forgotten",
     )
     margin: float = Field(1.0, gt=0, description="of the hinge, in logits")
-    hinge_mean: Literal["all", "active"] = Field(
+    hinge_mean: Literal["all", "active", "geometric"] = Field(
         "all",
-        description="over all images of the step, or over those within the margin: then the last ones are pushed as "
-        "hard as the first, however large the forget set",
+        description="over all images of the step; over those within the margin: then the last ones are pushed as "
+        "hard as the first, however large the forget set; or over the geometric mean of both counts",
     )
     pressure: float = Field(
         0.0,
