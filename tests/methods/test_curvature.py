@@ -109,14 +109,29 @@ def test_channels_alone(options):
             assert np.allclose(found[:, :, row, column], before[:, :, row, column] @ one, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "dilation": 2}, {"kernel_size": (3, 2)}])
+def test_channels_and_places_apart(options):
+    conv = nn.Conv2d(4, 3, **{"kernel_size": 3} | options)
+    network = nn.Sequential(conv)
+    pixels, gradient = rand(5, 4, 7, 6), rand(*conv.weight.shape, seed=1)
+    found = applied(measured(network, pixels, extent="kronecker"), network, conv, gradient)
+    seen = patches(pixels.double().numpy(), conv).reshape(-1, 4, gradient[0, 0].numel())
+    factors = [np.einsum("nck,ndk->cd", seen, seen), np.einsum("nck,ncl->kl", seen, seen)]
+    whole = np.kron(*(factor / np.linalg.eigvalsh(factor).mean() for factor in factors))
+    p = DAMPING * np.linalg.inv(whole + DAMPING * np.eye(len(whole)))
+    wanted = gradient.double().numpy().reshape(3, -1) @ p
+    assert np.allclose(found, wanted.reshape(found.shape), atol=1e-4)
+
+
 def test_one_pixel_kernels_have_one_p_whatever_the_extent():
     conv = nn.Conv2d(4, 3, 1)
     network, pixels, gradient = nn.Sequential(conv), rand(5, 4, 3, 3), rand(3, 4, 1, 1, seed=1)
-    first, second = (
+    first, second, third = (
         applied(measured(network, pixels, extent=extent), network, conv, gradient)
-        for extent in ("patches", "channels")
+        for extent in ("patches", "kronecker", "channels")
     )
     assert np.allclose(first, second, atol=1e-6)
+    assert np.allclose(first, third, atol=1e-6)
 
 
 def test_a_later_layer_sees_what_the_earlier_ones_make():

@@ -8,6 +8,10 @@ For a layer with weights W (outputs × inputs) and inputs a, let A = E[a aᵀ] o
 so a direction of the inputs that the probes do not use (eigenvalue 0) keeps its gradient, and one that they use with
 eigenvalue λ ≫ δ has it shrunk to δ/λ. To change what the layer does on an image to forget, the step then takes what is
 particular to that image. With a hinge and soft answers this is the natural direction of a quadratic model of retention.
+
+A convolution's inputs are what its kernel sees: C channels at K places. ``kronecker`` takes A ≈ A_C ⊗ A_K, the
+covariances of channels and of places, whose eigenvalues are products λ_i μ_j; so P costs C·C instead of CK·CK for each
+output and place.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Extent = Literal["patches", "channels"]
+Extent = Literal["patches", "kronecker", "channels"]
 ROWS = 20_000  # of inputs of one layer and pass that go into A; more change it little
 
 
@@ -30,8 +34,9 @@ class InputCurvature:
         network: the network; its own weights decide the inputs.
         batches: probes to send through it, (n, C, H, W) each.
         damping: δ > 0.
-        extent: of a convolution's inputs: ``patches``, all that a kernel sees (C/groups · kh · kw); ``channels``, one
-            place of the map, with the same P for each place of the kernel: a cheaper and weaker approximation.
+        extent: of a convolution's inputs: ``patches``, all that a kernel sees (C · kh · kw); ``kronecker``, channels
+            and places of the kernel apart, which costs a fraction of it; ``channels``, one place of the map, with the
+            same P for each place of the kernel: the weakest approximation.
         draws: a CPU generator, for the rows that stand for all.
         forward: sends pixels through; the network itself where left out.
 
@@ -63,16 +68,16 @@ class InputCurvature:
     ) -> None:
         self.extent = extent
         layers = {name: module for name, module in network.named_modules() if _takes_part(module)}
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
+        sums: dict[str, list[Tensor]] = {}
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
                 rows = self._rows(module, inputs[0].detach().float())
                 if len(rows) > ROWS:
                     rows = rows[torch.randperm(len(rows), generator=draws)[:ROWS].to(rows.device)]
-                sums[name] = sums.get(name, 0) + rows.T @ rows
-                counts[name] = counts.get(name, 0) + len(rows)
+                products = self._products(module, rows)
+                before = sums.get(name, [torch.zeros_like(product) for product in products])
+                sums[name] = [total + product for total, product in zip(before, products, strict=True)]
 
             return hook
 
@@ -84,19 +89,20 @@ class InputCurvature:
         finally:
             for hook in hooks:
                 hook.remove()
-        self._inverses = {name: _inverse(total / counts[name], damping) for name, total in sums.items()}
+        self._shrinks = {name: _shrink(total, damping) for name, total in sums.items()}
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
         """Precondition the gradients that the layers of these names have in a network of the same build."""
-        for name, inverse in self._inverses.items():
+        for name, shrink in self._shrinks.items():
             weight = network.get_submodule(name).weight
             if not isinstance(weight, Tensor) or weight.grad is None:
                 continue
             if weight.dim() == 4 and self.extent == "channels":
-                weight.grad = torch.einsum("oihw,ij->ojhw", weight.grad, inverse).contiguous()
+                rows = weight.grad.movedim(1, -1)
+                weight.grad = shrink(rows).movedim(-1, 1).contiguous()
             else:
-                weight.grad = (weight.grad.flatten(1) @ inverse).view_as(weight)
+                weight.grad = shrink(weight.grad.flatten(1)).view_as(weight)
 
     def _rows(self, module: nn.Module, inputs: Tensor) -> Tensor:
         if not isinstance(module, nn.Conv2d):
@@ -112,6 +118,14 @@ class InputCurvature:
         )
         rows: Tensor = seen.transpose(1, 2).flatten(0, 1)
         return rows
+
+    def _products(self, module: nn.Module, rows: Tensor) -> list[Tensor]:
+        """Sums of a aᵀ of rows (n, inputs); for ``kronecker`` those of channels and of places apart."""
+        if self.extent != "kronecker" or not isinstance(module, nn.Conv2d) or module.kernel_size == (1, 1):
+            return [rows.T @ rows]
+        seen = rows.view(len(rows), module.in_channels, -1)
+        channels, places = seen.transpose(1, 2).flatten(0, 1), seen.flatten(0, 1)
+        return [channels.T @ channels, places.T @ places]
 
 
 def preconditioned(network: nn.Module) -> list[nn.Parameter]:
@@ -132,10 +146,26 @@ def _takes_part(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str)
 
 
-def _inverse(covariance: Tensor, damping: float) -> Tensor:
-    scale = covariance.diagonal().mean()
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    if float(scale) == 0.0:
-        return identity
-    inverse: Tensor = torch.linalg.inv(covariance / scale + damping * identity)
-    return damping * inverse
+def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
+    """Rows (…, inputs) times P, where A is the Kronecker product of one or two covariances."""
+    covariances = [_scaled(product) for product in products]
+    if len(covariances) == 1:
+        identity = torch.eye(len(covariances[0])).to(covariances[0])
+        inverse: Tensor = damping * torch.linalg.inv(covariances[0] + damping * identity)
+        return lambda rows: rows @ inverse
+    (first, channels), (second, places) = (torch.linalg.eigh(covariance) for covariance in covariances)
+    factors = damping / (second.clamp(min=0)[:, None] * first.clamp(min=0)[None, :] + damping)
+
+    def both(rows: Tensor) -> Tensor:
+        seen = rows.view(len(rows), len(first), len(second)).transpose(1, 2)
+        shrunk = (places.T @ (seen @ channels)) * factors
+        back: Tensor = (places @ shrunk @ channels.T).transpose(1, 2).flatten(1)
+        return back
+
+    return both
+
+
+def _scaled(product: Tensor) -> Tensor:
+    """With mean eigenvalue 1; zeros stay zeros, so that inputs that are never used are free."""
+    scale = product.diagonal().mean()
+    return product / scale if float(scale) else product

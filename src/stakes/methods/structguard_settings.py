@@ -70,7 +70,7 @@ class StructGuardSettings(MethodSettings):
     variants: int = Field(
         0, ge=0, description="everyday copies of each forget image that are to be forgotten in a step as well"
     )
-    precondition: Literal["none", "channels", "patches"] = Field(
+    precondition: Literal["none", "channels", "kronecker", "patches"] = Field(
         "none",
         description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
         "of linear layers and convolutions only",
