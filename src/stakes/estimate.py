@@ -217,7 +217,8 @@ def _memory(
     classifier: Classifier, split: ForgetSplit, method: Method[Any], run: RunSettings
 ) -> dict[str, int]:
     settings = method.settings
-    images = min(settings.forget_batch, len(split.forget)) * (1 + getattr(settings, "variants", 0))
+    images = min(settings.forget_batch, len(split.forget))
+    images += settings.copies(images) if hasattr(settings, "copies") else 0
     count = 0
     if "probes" in method.needs:
         count = settings.probes.number(len(split.forget))

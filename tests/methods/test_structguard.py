@@ -17,9 +17,10 @@ from torch import Tensor
 
 from stakes.api import unlearn
 from stakes.errors import ConfigError, NumericalError, RunFolderError
-from stakes.methods import Job, StructGuard
+from stakes.methods import Job, StructGuard, structguard
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.job import NoStore
+from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models import Projector
 from stakes.probe_store import ProbeStore
@@ -314,6 +315,26 @@ def test_copies_are_forgotten_with_the_labels_of_their_images(make_job, times):
     assert row["loss_del"] == pytest.approx(share * wanted, rel=1e-4)
     alone = hinge(plain_logits(job, forget.pixels), forget.labels.numpy(), 40.0)
     assert row["loss_del"] != pytest.approx(share * alone, rel=1e-3), "the copies count"
+
+
+def test_copies_of_some_images_only(make_job):
+    method, job = make_job(
+        projector_init="random", deletion="hinge", margin=40.0, variants=2, variant_images=2
+    )
+    row, forget = first_row(method, job), job.forget_batch(0)
+    copies = everyday(torch.cat([forget.pixels[:2]] * 2), job.generator("variants", 0))
+    labels = torch.cat([forget.labels, forget.labels[:2], forget.labels[:2]]).numpy()
+    wanted = hinge(plain_logits(job, torch.cat([forget.pixels, copies])), labels, 40.0)
+    assert row["loss_del"] == pytest.approx(wanted, rel=1e-4)
+    assert [job.settings.copies(images) for images in (1, 2, 9)] == [2, 4, 4]
+
+
+@pytest.mark.parametrize(("mean", "divisor"), [("all", 3.0), ("active", 1.0), ("geometric", math.sqrt(3.0))])
+def test_what_the_hinges_are_divided_by(mean, divisor):
+    settings = StructGuardSettings(hinge_mean=mean)
+    hinges = torch.tensor([0.0, 2.0, 0.0])
+    assert float(structguard._count(hinges, settings)) == pytest.approx(divisor)
+    assert float(structguard._count(torch.zeros(3), settings)) >= 1
 
 
 def test_other_copies_at_every_step(make_job):

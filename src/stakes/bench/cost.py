@@ -241,7 +241,8 @@ def _structguard_step(sizes: _Sizes) -> Passes:
     """Copies of the forget images are sent along; on probes that are mixed anew the original model answers too."""
     settings = sizes.settings
     probes = min(settings.probe_batch, sizes.probes)
-    images = (1 + settings.variants) * min(settings.forget_batch, sizes.k) + probes
+    forget = min(settings.forget_batch, sizes.k)
+    images = forget + settings.copies(forget) + probes
     return Passes(images + (probes if settings.probe_mixing else 0), images)
 
 

@@ -203,9 +203,14 @@ class StructGuard(Method[StructGuardSettings]):
         batch, times = job.forget_batch(step), job.settings.variants
         if not times:
             return batch
-        copies = everyday(batch.pixels.repeat(times, 1, 1, 1), job.generator("variants", step))
+        # The order of a batch is drawn anew in each round, so its first images are a sample.
+        some = torch.arange(job.settings.copies(len(batch)) // times).repeat(times)
+        copies = everyday(batch.pixels[some.to(batch.pixels.device)], job.generator("variants", step))
+        rows = torch.cat([torch.arange(len(batch)), some])
         return Batch(
-            torch.cat([batch.pixels, copies]), batch.labels.repeat(1 + times), batch.indices.repeat(1 + times)
+            torch.cat([batch.pixels, copies]),
+            batch.labels[rows.to(batch.labels.device)],
+            batch.indices[rows.to(batch.indices.device)],
         )
 
     @staticmethod
@@ -218,7 +223,7 @@ class StructGuard(Method[StructGuardSettings]):
             return -F.cross_entropy(logits, forget.labels)
         hinge, weights = _hinge(logits, forget.labels, settings.margin), pressure.of(forget.indices)
         if step >= _settle(job):
-            own = len(forget) // (1 + settings.variants)
+            own = len(job.forget_batches.at(step))
             pressure.seen(forget.indices[:own], hinge.detach()[:own])
         return (weights * hinge).sum() / _count(hinge, settings)
 

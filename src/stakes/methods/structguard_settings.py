@@ -70,6 +70,12 @@ class StructGuardSettings(MethodSettings):
     variants: int = Field(
         0, ge=0, description="everyday copies of each forget image that are to be forgotten in a step as well"
     )
+    variant_images: int | None = Field(
+        None,
+        ge=1,
+        description="images of a step whose copies are to be forgotten, at most; None: all. Forgetting what an image "
+        "looks like costs more than forgetting the image, and more so the more of them there are",
+    )
     precondition: Literal["none", "channels", "kronecker", "patches"] = Field(
         "none",
         description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
@@ -95,6 +101,10 @@ class StructGuardSettings(MethodSettings):
     head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
+
+    def copies(self, images: int) -> int:
+        """Everyday copies in a step of so many forget images."""
+        return self.variants * min(images, self.variant_images or images)
 
     @field_validator("probe_mixing")
     @classmethod
