@@ -218,7 +218,8 @@ def _memory(
 ) -> dict[str, int]:
     settings = method.settings
     images = min(settings.forget_batch, len(split.forget))
-    images += settings.copies(images) if hasattr(settings, "copies") else 0
+    if hasattr(settings, "copies"):
+        images += settings.copies(images, -(-len(split.forget) // settings.forget_batch))
     count = 0
     if "probes" in method.needs:
         count = settings.probes.number(len(split.forget))

@@ -319,14 +319,16 @@ def test_copies_are_forgotten_with_the_labels_of_their_images(make_job, times):
 
 def test_copies_of_some_images_only(make_job):
     method, job = make_job(
-        projector_init="random", deletion="hinge", margin=40.0, variants=2, variant_images=2
+        projector_init="random", deletion="hinge", margin=40.0, variants=2, variant_images=3
     )
+    assert job.forget_batches.per_epoch == 2
     row, forget = first_row(method, job), job.forget_batch(0)
     copies = everyday(torch.cat([forget.pixels[:2]] * 2), job.generator("variants", 0))
     labels = torch.cat([forget.labels, forget.labels[:2], forget.labels[:2]]).numpy()
     wanted = hinge(plain_logits(job, torch.cat([forget.pixels, copies])), labels, 40.0)
     assert row["loss_del"] == pytest.approx(wanted, rel=1e-4)
-    assert [job.settings.copies(images) for images in (1, 2, 9)] == [2, 4, 4]
+    assert [job.settings.copies(images, batches=1) for images in (1, 3, 9)] == [2, 6, 6]
+    assert [job.settings.copies(9, batches) for batches in (1, 2, 3, 30)] == [6, 4, 2, 2]
 
 
 @pytest.mark.parametrize(("mean", "divisor"), [("all", 3.0), ("active", 1.0), ("geometric", math.sqrt(3.0))])

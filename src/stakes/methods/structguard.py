@@ -68,8 +68,10 @@ class StructGuard(Method[StructGuardSettings]):
             "projector": "none",
             "deletion": "hinge",
             "margin": 0.2,
+            "hinge_mean": "geometric",
             "pressure": 0.2,
             "variants": 1,
+            "variant_images": 8,
             "del_weight": 2.0,
             "retention": "soft",
             "ret_weight": 30.0,
@@ -77,7 +79,7 @@ class StructGuard(Method[StructGuardSettings]):
             "batch_weights": "sum",
             "passes": "joint",
             "batchnorm": "freeze",
-            "precondition": "patches",
+            "precondition": "kronecker",
             "damping": 0.1,
             "settle": 100,
             "lr": 0.0025,
@@ -204,7 +206,8 @@ class StructGuard(Method[StructGuardSettings]):
         if not times:
             return batch
         # The order of a batch is drawn anew in each round, so its first images are a sample.
-        some = torch.arange(job.settings.copies(len(batch)) // times).repeat(times)
+        copied = job.settings.copies(len(batch), job.forget_batches.per_epoch)
+        some = torch.arange(copied // times).repeat(times)
         copies = everyday(batch.pixels[some.to(batch.pixels.device)], job.generator("variants", step))
         rows = torch.cat([torch.arange(len(batch)), some])
         return Batch(

@@ -73,8 +73,9 @@ class StructGuardSettings(MethodSettings):
     variant_images: int | None = Field(
         None,
         ge=1,
-        description="images of a step whose copies are to be forgotten, at most; None: all. Forgetting what an image "
-        "looks like costs more than forgetting the image, and more so the more of them there are",
+        description="images of a round through the forget set whose copies are to be forgotten, spread over its "
+        "batches, one a batch at least; None: all. Forgetting what an image looks like costs more than forgetting the "
+        "image, and more so the more of them there are",
     )
     precondition: Literal["none", "channels", "kronecker", "patches"] = Field(
         "none",
@@ -102,9 +103,10 @@ class StructGuardSettings(MethodSettings):
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
 
-    def copies(self, images: int) -> int:
-        """Everyday copies in a step of so many forget images."""
-        return self.variants * min(images, self.variant_images or images)
+    def copies(self, images: int, batches: int) -> int:
+        """Everyday copies in a step of so many forget images, where a round takes so many steps."""
+        most = images if self.variant_images is None else -(-self.variant_images // batches)
+        return self.variants * min(images, most)
 
     @field_validator("probe_mixing")
     @classmethod
