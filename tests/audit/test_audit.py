@@ -39,6 +39,7 @@ QUICK = {
     "probe.train": 80,
     "distance.images": 60,
     "changes.draws": 1,
+    "changes.unseen": 20,
 }
 
 
@@ -94,7 +95,9 @@ def test_everything_in_one_go(home: Path) -> None:
         assert "guaranteed" not in section.model_dump_json()
         for figure in section.figures:
             assert (home / "run" / "analyses" / figure.file).read_text().count("<svg") == 1
-    assert report.sections["changes"].settings["images forward"] == 2 * 6 * (2 + 7)
+    changes = report.sections["changes"]
+    assert changes.settings["images forward"] == (2 * 6 + QUICK["changes.unseen"]) * (2 + 7)
+    assert changes.tables[0].columns == ("change", "before", "after", "unseen images, before")
     assert report.page.read_text()
 
 

@@ -15,6 +15,9 @@ class ChangesSettings(Settings):
 
     images: int = Field(1000, ge=1, description="at most that many forget images")
     draws: int = Field(4, ge=1, description="times each change is drawn for each image")
+    unseen: int = Field(
+        256, ge=0, description="at most that many test images beside them: what no model has seen; 0: none"
+    )
 
 
 class MembershipSettings(Settings):
