@@ -6,7 +6,8 @@
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
 ordinary ledgers (docs/requests.md): stopped or killed, the same command goes on. A request that is not done ends the
-sequence, and the result says so.
+sequence, and the result says so. With --half sequential or together one of the two is brought on its way, beside the
+other on another core; the command without it then writes the result.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ def main(words: list[str] | None = None) -> None:
     source = stakes.open_source(given.data, size=made.input_size)
     parts = _parts(given, made, source)
     with live_progress() as progress:
-        for number, part in enumerate(parts, start=1):
+        for number, part in enumerate(parts if given.half != "together" else (), start=1):
             if len(sequential.view().requests) < number:
                 add_request(sequential, part)
             if not _run(given, sequential, source, progress):
                 break
-        for part in parts[len(together.view().requests) :]:
-            add_request(together, part)
-        _run(given, together, source, progress, together=True)
+        if given.half != "sequential":
+            for part in parts[len(together.view().requests) :]:
+                add_request(together, part)
+            _run(given, together, source, progress, together=True)
+    if given.half:
+        return
     result = {
         "requests": given.requests,
         "images": given.images,
@@ -65,6 +69,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     for name, default in (("--requests", 16), ("--images", 16), ("--seed", 0), ("--repair-rounds", 3)):
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--method", default="structguard")
+    parser.add_argument("--half", choices=("sequential", "together"))
     for name in ("--preset", "--anchors"):
         parser.add_argument(name)
     parser.add_argument("--retain-sample", type=int)

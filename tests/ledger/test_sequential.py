@@ -44,6 +44,8 @@ def test_writes_what_happened_and_resumes(
     ]
     words += ["--requests", 3, "--images", 2, "--method", "random-label", "--device", "cpu"]
     words += ["--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60"]
+    script.main([*map(str, words), "--half", "together"])
+    assert not (tmp_path / "out.json").exists()
     script.main([str(word) for word in words])
     found = json.loads((tmp_path / "out.json").read_text())
     assert [row["requests"] for row in found["sequential"]] == [[1], [2], [3]]
