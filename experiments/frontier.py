@@ -1,0 +1,131 @@
+"""The frontier: what is kept of the model against the number of images forgotten, as a table and a picture.
+
+    python experiments/frontier.py --out docs/images/frontier.svg experiments/results/default-cifar10 [FOLDER …]
+
+Each folder holds records of runs (JSON) on one model; runs of one method, preset and k are averaged over seeds. The
+picture shows 100 · test accuracy after / before, since the paper's BEFORE is another model, with the paper's figures
+dotted. The table goes to standard output, in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+from stakes.bench.published import PUBLISHED
+from stakes.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save_figure
+from stakes.records import Record
+
+Group = tuple[str, int]  # name of method and preset, k
+INKS = {
+    "structguard default": BLUE,
+    "structguard paper": VERMILLION,
+    "structguard authors": ORANGE,
+    "structguard": VERMILLION,
+    "l2ul": GREEN,
+    "adv": PURPLE,
+    "rawp": SKY,
+    "neggrad": GREY,
+}
+MARKERS = {"structguard default": "o", "structguard paper": "s", "structguard authors": "^"}
+DOTTED = ("structguard", "l2ul", "adv", "rawp", "neggrad")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--published", default="cifar10", choices=sorted(PUBLISHED))
+    given = parser.parse_args()
+    groups = grouped(record for folder in given.folders for record in records(folder))
+    print(table(groups))
+    draw(groups, given.published, given.out)
+
+
+def records(folder: Path) -> list[Record]:
+    return [Record.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def grouped(found: object) -> dict[Group, list[Record]]:
+    groups: dict[Group, list[Record]] = defaultdict(list)
+    for record in found:  # type: ignore[attr-defined]
+        name = record.method if record.preset is None else f"{record.method} {record.preset}"
+        groups[name, record.after.forget_images].append(record)
+    return dict(sorted(groups.items()))
+
+
+def table(groups: dict[Group, list[Record]]) -> str:
+    columns = (
+        "method",
+        "k",
+        "n",
+        "test",
+        "lost",
+        "retain lost",
+        "forget",
+        "changed",
+        "steps",
+        "forward",
+        "backward",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for (name, k), runs in groups.items():
+        changed = [run.analyses["changes"]["mean_after"] for run in runs if "changes" in run.analyses]
+        passes = [phase for run in runs for phase in run.phases if not phase.name.startswith("evaluate")]
+        cells = [
+            f"`{name}`",
+            str(k),
+            str(len(runs)),
+            spread([run.after.test_accuracy for run in runs]),
+            spread([run.before.test_accuracy - run.after.test_accuracy for run in runs]),
+            spread([run.before.retain_accuracy - run.after.retain_accuracy for run in runs]),
+            spread([run.after.forget_accuracy for run in runs]),
+            spread(changed, digits=1) if len(changed) == len(runs) else "",
+            " ".join(str(run.steps) for run in runs),
+            f"{sum(phase.forward_images for phase in passes) / len(runs):,.0f}",
+            f"{sum(phase.backward_images for phase in passes) / len(runs):,.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Mean, and sample standard deviation where there are several."""
+    said = f"{mean(values):.{digits}f}"
+    return said if len(values) < 2 or not any(values) else f"{said} ± {stdev(values):.{digits}f}"
+
+
+def kept(runs: list[Record]) -> list[float]:
+    return [100 * run.after.test_accuracy / run.before.test_accuracy for run in runs]
+
+
+def draw(groups: dict[Group, list[Record]], published: str, out: Path) -> None:
+    figure = new_figure(7.5, 4.2)
+    axis = figure.add_subplot()
+    for name in dict.fromkeys(name for name, _ in groups):
+        points = [(k, kept(runs)) for (other, k), runs in groups.items() if other == name]
+        ks, means = [k for k, _ in points], [mean(values) for _, values in points]
+        bars = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+        ink, marker = INKS.get(name, BLACK), MARKERS.get(name, "o")
+        axis.errorbar(ks, means, bars, color=ink, marker=marker, capsize=3, label=f"{name}, measured")
+    paper = PUBLISHED[published]
+    before = paper.values["test"]["before"]
+    for name in DOTTED:
+        shares = [
+            100 * value / start for value, start in zip(paper.values["test"][name], before, strict=True)
+        ]
+        axis.plot(paper.k, shares, ":", color=INKS[name], marker=".", lw=1, label=f"{name}, published")
+    ticks = sorted({*paper.k, *(k for _, k in groups)})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [str(k) for k in ticks])
+    axis.set(xlabel="images forgotten, k", ylabel="test accuracy kept (% of before)", ylim=(0, 102))
+    axis.grid(alpha=0.25, lw=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    save_figure(figure, out)
+
+
+if __name__ == "__main__":
+    main()
