@@ -146,6 +146,10 @@ def run(
     data: DataOption = None,
     images: ImagesOption = None,
     together: Annotated[bool, typer.Option("--together", help="All pending requests as one.")] = False,
+    afresh: Annotated[
+        bool,
+        typer.Option("--afresh", help="From the first model, with the images of all requests that are done."),
+    ] = False,
     anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
@@ -183,6 +187,7 @@ def run(
             data=data,
             images=images,
             together=together,
+            afresh=afresh,
             anchors=anchors,
             method=configured,
             preset=preset_label(preset or configured.default_preset, assignments),
@@ -285,6 +290,9 @@ def export(
 def prune(
     ledger: LedgerArgument,
     keep: Annotated[int, typer.Option("--keep", min=1, help="States to keep, the current one included.")],
+    keep_first: Annotated[
+        bool, typer.Option("--keep-first", help="Keep the first model as well, for run --afresh.")
+    ] = False,
     seed: HiddenSeed = 0,
     device: HiddenDevice = Device.auto,
     precision: HiddenPrecision = Precision.fp32,
@@ -294,7 +302,7 @@ def prune(
     from stakes.ledger import open_ledger, prune_states
 
     del seed, device, precision
-    report = prune_states(open_ledger(ledger), keep)
+    report = prune_states(open_ledger(ledger), keep, keep_first=keep_first)
     result = {"kept": list(report.kept), "removed": list(report.removed)}
     say(result, as_json, f"{len(report.removed)} states removed, {len(report.kept)} kept")
 

@@ -29,7 +29,7 @@ from ledgerkit import (
 from stakes.data.images import ImageSet
 from stakes.data.sources import Source
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError
-from stakes.ledger import Ledger, LedgerError, add_request, verify_ledger
+from stakes.ledger import Ledger, LedgerError, add_request, prune_states, verify_ledger
 from stakes.ledger.states import ModelStates
 from stakes.records import Record
 
@@ -61,6 +61,37 @@ def test_together(ledger: Ledger) -> None:
     assert recognised_rows(ledger) == [row for row in range(36) if row not in ASKED]
     assert kinds(ledger)[4:] == ["started", "finished", "checked", "settled"]
     assert not carry_out(ledger).batches
+
+
+def test_afresh_forgets_everything_from_the_first_model(ledger: Ledger) -> None:
+    first = ledger.view().created.body.model
+    for rows in ROWS:
+        ask(ledger, rows)
+        assert carry_out(ledger, afresh=True).done
+    view = ledger.view()
+    started = [attempt.started.body for attempt in view.attempts.values()]
+    assert [body.forget for body in started] == [(1,), (1, 2), (1, 2, 3)]
+    assert {body.base for body in started} == {first}
+    assert [body.requests for body in started] == [(1,), (2,), (3,)]
+    assert [batch.came_back for batch in view.batches] == [(), (), ()]
+    assert recognised_rows(ledger) == [row for row in range(36) if row not in ASKED]
+
+
+def test_afresh_needs_the_first_model(ledger: Ledger) -> None:
+    ask(ledger, ROWS[0])
+    assert carry_out(ledger).done
+    ask(ledger, ROWS[1])
+    prune_states(ledger, keep=1, keep_first=True)
+    interrupted(ledger, afresh=True)
+    with pytest.raises(LedgerError, match="afresh: True there, False now"):
+        carry_out(ledger)
+    assert carry_out(ledger, afresh=True).done
+    ask(ledger, ROWS[2])
+    prune_states(ledger, keep=1)
+    with pytest.raises(LedgerError, match=r"first model of the ledger was pruned.*--keep-first"):
+        carry_out(ledger, afresh=True)
+    assert ledger.view().requests[3].status == "pending"
+    assert carry_out(ledger).done
 
 
 def test_a_run_is_an_ordinary_run_folder(ledger: Ledger) -> None:
@@ -289,13 +320,13 @@ def test_stopped_at_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert verify_ledger(cut, data=source()).ok
 
 
-def interrupted(ledger: Ledger) -> None:
+def interrupted(ledger: Ledger, **more: Any) -> None:
     def stop(phase: str, done: int, total: int, **_: float) -> None:
         if phase == "unlearn":
             raise Stop
 
     with pytest.raises(Stop):
-        carry_out(ledger, progress=stop)
+        carry_out(ledger, progress=stop, **more)
 
 
 def test_other_options_do_not_resume(ledger: Ledger) -> None:

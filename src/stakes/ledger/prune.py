@@ -18,7 +18,7 @@ class PruneReport:
     removed: tuple[str, ...]
 
 
-def prune_states(ledger: Ledger, keep: int) -> PruneReport:
+def prune_states(ledger: Ledger, keep: int, *, keep_first: bool = False) -> PruneReport:
     """Keep the newest states that were current, and drop every other model: from ``models/`` and from the runs.
 
     Earlier states still recognise what later requests made the model forget, so a deletion is complete only when they
@@ -28,6 +28,7 @@ def prune_states(ledger: Ledger, keep: int) -> PruneReport:
 
     Args:
         keep: how many states to keep, the current one included; at least 1.
+        keep_first: keep the first model as well, for ``run_requests(afresh=True)``. It remembers everything.
 
     Raises:
         ConfigError: fewer than 1.
@@ -43,7 +44,7 @@ def prune_states(ledger: Ledger, keep: int) -> PruneReport:
         raise ConfigError("--keep", expected="1 or more: the current state always stays", got=str(keep))
     with ledger.claimed():
         view = ledger.view()
-        needed = _needed(view, keep)
+        needed = _needed(view, keep) | ({view.created.body.model} if keep_first else set())
         kept = [state for state in view.configs if state in needed and state not in view.pruned]
         gone = tuple(sorted(view.configs.keys() - needed - view.pruned))
         if gone:

@@ -41,6 +41,7 @@ def run_requests(
     data: str | Path | Source | None = None,
     images: str | Path | None = None,
     together: bool = False,
+    afresh: bool = False,
     anchors: Anchors | None = None,
     method: str | Method[Any] = "structguard",
     preset: str | None = None,
@@ -58,6 +59,11 @@ def run_requests(
     recognised; otherwise the current model stays as it was and the requests stay pending, so that no deletion is ever
     traded for another.
 
+    With ``afresh``, (1) starts from the first model of the ledger instead of the current one, and unlearns the images
+    of all requests that are done together with the batch. Then what each request costs the model does not add up: the
+    result is that of one request for all images. It takes longer the more was asked, and needs the first model, which
+    remembers everything.
+
     Images of any request known so far are never retained images: neither trained on nor counted as kept.
 
     Every step is an event in the ledger; a process that is killed at any moment goes on with the same call.
@@ -66,6 +72,7 @@ def run_requests(
         data: where the training images are, if not where the ledger says.
         images: a folder with images of requests that the data lack, in CLASS subfolders.
         together: all pending requests as one batch; otherwise one after another, in order.
+        afresh: start from the first model, and forget what is done and what is asked.
         anchors, method, preset, settings: as for `unlearn`; default the method's default preset. With a
             configured method, ``preset`` is its name for the record.
         repair_rounds: at least 0.
@@ -74,7 +81,7 @@ def run_requests(
 
     Raises:
         RunFolderError: another process is at work on the ledger.
-        LedgerError: the ledger is damaged, or an interrupted batch had other options.
+        LedgerError: the ledger is damaged, an interrupted batch had other options, or the first model was pruned.
         DataError: an image of an earlier request cannot be found, so that it could not be checked.
         StakesError: as `unlearn`.
 
@@ -112,6 +119,7 @@ def run_requests(
             ),
             rounds=repair_rounds,
             progress=progress,
+            afresh=afresh,
         )
         return _carry_out(work, together=together, abandon=abandon)
 

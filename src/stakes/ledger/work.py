@@ -63,6 +63,7 @@ class Work:
     options: Options
     rounds: int
     progress: Progress
+    afresh: bool = False
 
     def batch(self, requests: tuple[int, ...]) -> BatchReport:
         """Carry out pending requests, or go on with those at work, until they are settled."""
@@ -83,7 +84,8 @@ class Work:
         view = self.ledger.view()
         batch = view.open_batch
         if batch is None:
-            self._start(view, requests, forget=requests, number=0, base=view.current)
+            forget, base = self._first(view, requests)
+            self._start(view, requests, forget=forget, number=0, base=base)
             return None
         attempt = batch.attempts[-1]
         if attempt.finished is None:
@@ -109,6 +111,19 @@ class Work:
             base=attempt.finished.body.model,
         )
         return None
+
+    def _first(self, view: View, requests: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        """What the batch's own run forgets, and the model that it starts from."""
+        if not self.afresh:
+            return requests, view.current
+        first = view.created.body.model
+        if first in view.pruned and first != view.current:
+            raise LedgerError(
+                "the first model of the ledger was pruned",
+                expected="its state, to forget everything from it afresh",
+                fix="Leave --afresh out. Next time keep it: stakes request prune --keep-first.",
+            )
+        return tuple(sorted({*requests, *_numbers(view.with_status("done"))})), first
 
     def _start(
         self, view: View, requests: tuple[int, ...], *, forget: tuple[int, ...], number: int, base: str
@@ -228,6 +243,10 @@ class Work:
             for name in ("method", "preset", "run", "settings")
             if digest_json(begun[name]) != digest_json(wanted[name])
         ]
+        first = batch.attempts[0].started.body
+        more = set(first.forget) != set(first.requests)
+        if more != (self.afresh and bool(self.ledger.view().with_status("done"))):
+            differ.append(f"afresh: {more} there, {self.afresh} now")
         if differ:
             raise LedgerError(
                 f"requests {', '.join(map(str, batch.requests))} are at work with other options",
