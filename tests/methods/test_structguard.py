@@ -20,7 +20,6 @@ from stakes.errors import ConfigError, NumericalError, RunFolderError
 from stakes.methods import Job, StructGuard, structguard
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.job import NoStore
-from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models import Projector
 from stakes.probe_store import ProbeStore
@@ -331,12 +330,20 @@ def test_copies_of_some_images_only(make_job):
     assert [job.settings.copies(9, batches) for batches in (1, 2, 3, 30)] == [6, 4, 2, 2]
 
 
-@pytest.mark.parametrize(("mean", "divisor"), [("all", 3.0), ("active", 1.0), ("geometric", math.sqrt(3.0))])
-def test_what_the_hinges_are_divided_by(mean, divisor):
-    settings = StructGuardSettings(hinge_mean=mean)
+@pytest.mark.parametrize(
+    ("mean", "batches", "divisor"),
+    [
+        ("all", 2, 3.0),
+        ("active", 1, 1.0),
+        ("geometric", 1, math.sqrt(3.0)),
+        ("auto", 1, 3.0),
+        ("auto", 2, math.sqrt(3.0)),
+    ],
+)
+def test_what_the_hinges_are_divided_by(mean, batches, divisor):
     hinges = torch.tensor([0.0, 2.0, 0.0])
-    assert float(structguard._count(hinges, settings)) == pytest.approx(divisor)
-    assert float(structguard._count(torch.zeros(3), settings)) >= 1
+    assert float(structguard._count(hinges, mean, batches)) == pytest.approx(divisor)
+    assert float(structguard._count(torch.zeros(3), mean, batches)) >= 1
 
 
 def test_other_copies_at_every_step(make_job):

@@ -68,7 +68,7 @@ class StructGuard(Method[StructGuardSettings]):
             "projector": "none",
             "deletion": "hinge",
             "margin": 0.2,
-            "hinge_mean": "geometric",
+            "hinge_mean": "auto",
             "pressure": 0.2,
             "variants": 1,
             "variant_images": 8,
@@ -228,7 +228,7 @@ class StructGuard(Method[StructGuardSettings]):
         if step >= _settle(job):
             own = len(job.forget_batches.at(step))
             pressure.seen(forget.indices[:own], hinge.detach()[:own])
-        return (weights * hinge).sum() / _count(hinge, settings)
+        return (weights * hinge).sum() / _count(hinge, settings.hinge_mean, job.forget_batches.per_epoch)
 
     @staticmethod
     def _preconditioner(job: Job[StructGuardSettings]) -> Callable[[], None]:
@@ -316,12 +316,12 @@ def _settle(job: Job[StructGuardSettings]) -> int:
     return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
 
 
-def _count(hinge: Tensor, settings: StructGuardSettings) -> Tensor | float:
-    """What the sum over the hinges (n,) is divided by, at least 1."""
-    if settings.hinge_mean == "all":
+def _count(hinge: Tensor, kind: str, batches: int) -> Tensor | float:
+    """What the sum over the hinges (n,) is divided by, at least 1, where a round takes so many batches."""
+    if kind == "all" or (kind == "auto" and batches == 1):
         return float(len(hinge))
     active = (hinge > 0).sum().clamp(min=1).to(hinge.dtype)
-    return active if settings.hinge_mean == "active" else (active * len(hinge)).sqrt()
+    return active if kind == "active" else (active * len(hinge)).sqrt()
 
 
 def _hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:

@@ -31,10 +31,11 @@ class StructGuardSettings(MethodSettings):
         description="ascent: −CE, unbounded; hinge: max(0, margin + z_y − max z_other), 0 once forgotten",
     )
     margin: float = Field(1.0, gt=0, description="of the hinge, in logits")
-    hinge_mean: Literal["all", "active", "geometric"] = Field(
+    hinge_mean: Literal["all", "active", "geometric", "auto"] = Field(
         "all",
         description="over all images of the step; over those within the margin: then the last ones are pushed as "
-        "hard as the first, however large the forget set; or over the geometric mean of both counts",
+        "hard as the first, however large the forget set; or over the geometric mean of both counts; auto: all where "
+        "one batch holds the forget set, geometric where an image has its turn in every so many steps only",
     )
     pressure: float = Field(
         0.0,
