@@ -374,6 +374,8 @@ def _report(report: RunReport) -> dict[str, Any]:
                 "came_back": list(batch.came_back),
                 "recognised": {str(number): len(names) for number, names in batch.recognised.items()},
                 "runs": list(batch.runs),
+                "before": batch.before.model_dump(mode="json") if batch.before else None,
+                "after": batch.after.model_dump(mode="json") if batch.after else None,
             }
             for batch in report.batches
         ],
@@ -387,6 +389,8 @@ def _print_report(report: RunReport) -> None:
             line += f"; brought back {', '.join(map(str, batch.came_back))}"
         if len(batch.runs) > 1:
             line += f"; {len(batch.runs) - 1} repairs"
+        if batch.before and batch.after and batch.after.test_accuracy is not None:
+            line += f"; test accuracy {batch.before.test_accuracy:.2f} → {batch.after.test_accuracy:.2f} %"
         typer.echo(line)
     if not report.batches:
         typer.echo("nothing is pending")

@@ -19,6 +19,7 @@ from stakes import cli
 from stakes.cli_request import CAME_BACK, NOT_DONE
 from stakes.models import save_checkpoint
 from stakes.opened import open_run
+from stakes.records import Record
 
 Call = Callable[..., tuple[int, Any, str]]
 RUN = ["--method", "random-label", "--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60"]
@@ -123,6 +124,19 @@ def test_a_run_that_knew_no_other_request_keeps_its_retain_set(
     assert run.split.retain is not None
     assert run.split.retain.fingerprint() == run.record.hashes.retain_set
     assert run.notes == ()
+
+
+def test_afresh(call: Call, home: Path, tmp_path: Path) -> None:
+    ledger = made(call, home, tmp_path / "ledger")
+    for row in (0, 14):
+        (tmp_path / "rows.txt").write_text(f"{row}\n")
+        assert call("add", ledger, "--forget", f"indices:{tmp_path / 'rows.txt'}")[0] == 0
+        code, said, err = call("run", ledger, *RUN, "--retain-sample", 10, "--afresh")
+        assert code == 0, err
+        assert "test accuracy" in said
+        assert call("prune", ledger, "--keep", 1, "--keep-first")[0] == 0
+    record = Record.load(ledger / "runs" / "000002" / "record.json")
+    assert record.after.forget_images == 2
 
 
 def test_not_done(call: Call, home: Path, tmp_path: Path) -> None:

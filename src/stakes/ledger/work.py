@@ -24,7 +24,7 @@ from stakes.ledger.states import config_hash
 from stakes.ledger.view import Attempt, Batch, Request, View
 from stakes.methods import Method
 from stakes.progress import Progress
-from stakes.records import Record
+from stakes.records import Figures, Record
 from stakes.runtime import resolve_device
 
 
@@ -39,6 +39,8 @@ class BatchReport:
         came_back: earlier requests that were brought back on the way.
         recognised: what the last check found, by request.
         runs: numbers of its runs, repairs included.
+        before, after: figures of the model that its first run began with, and of its last run's; None where no run
+            came to an end.
     """
 
     requests: tuple[int, ...]
@@ -46,6 +48,8 @@ class BatchReport:
     came_back: tuple[int, ...]
     recognised: dict[int, tuple[str, ...]]
     runs: tuple[int, ...]
+    before: Figures | None = None
+    after: Figures | None = None
 
 
 @dataclass
@@ -224,7 +228,16 @@ class Work:
             Settled, lambda _: Settled(requests=batch.requests, outcome=outcome, model=model)
         )
         runs = tuple(attempt.started.body.run for attempt in batch.attempts)
-        return BatchReport(batch.requests, outcome, batch.came_back, found, runs)
+        begun = batch.attempts[0].finished
+        return BatchReport(
+            batch.requests,
+            outcome,
+            batch.came_back,
+            found,
+            runs,
+            before=begun.body.before if begun else None,
+            after=last.body.after if last else None,
+        )
 
     def abandon(self, view: View, batch: Batch) -> None:
         """Give an interrupted batch up."""
