@@ -105,6 +105,15 @@ def test_whole_set_up_is_counted_exactly() -> None:
     assert found["probes"].how == found["set-up"].how == "whole"
 
 
+def test_stop_tests_wait_for_the_schedule() -> None:
+    """Five images in two batches of three: the schedule takes the root of two as long."""
+    settings = PROBES | BATCHES | {"settle": 4}
+    tests = LearningSlice(
+        ground(variant("structguard:paper", settings=settings, steps=9)), lambda: None
+    )._tests()
+    assert sorted(tests.values()) == [pytest.approx(9 / 10), 9 - round(4 * 2**0.5)]
+
+
 def test_what_is_measured_is_said(three: SpeedReport) -> None:
     how = {(one.label, phase.name): phase.how for one in three.variants for phase in one.phases}
     assert "6 of 15 probes, with 1 and with 2 of 4 iterations" in how["l2ul", "probes"]

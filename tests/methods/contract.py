@@ -75,7 +75,9 @@ EVERYTHING = {
     "deletion": "hinge",
     "retention": "soft",
     "probe_mixing": True,
+    "hinge_mean": "all",  # the last images pushed harder is too much for this lr
     "variants": 2,
+    "variant_images": None,
     "precondition": "patches",
     "settle": 6,
     "path": "projector",

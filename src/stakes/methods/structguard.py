@@ -312,8 +312,7 @@ def _pace(step: int, settle: int) -> float:
 
 
 def _settle(job: Job[StructGuardSettings]) -> int:
-    """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
-    return round(job.settings.settle * math.sqrt(job.forget_batches.per_epoch))
+    return job.settings.schedule(job.forget_batches.per_epoch)
 
 
 def _count(hinge: Tensor, kind: str, batches: int) -> Tensor | float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -103,6 +104,10 @@ class StructGuardSettings(MethodSettings):
     head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
+
+    def schedule(self, batches: int) -> int:
+        """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
+        return round(self.settle * math.sqrt(batches))
 
     def copies(self, images: int, batches: int) -> int:
         """Everyday copies in a step of so many forget images, where a round takes so many steps."""

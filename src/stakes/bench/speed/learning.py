@@ -151,8 +151,15 @@ class LearningSlice:
         """How often it is asked whether all is forgotten, and how often all is measured."""
         steps, asked = self.ground.variant.steps or 1, 0
         if self.ground.variant.method.stops_when_forgotten:
-            asked = max(0, steps - getattr(self.ground.settings, "settle", 0))
+            asked = max(0, steps - self._schedule())
         return {_ASKED: float(asked), _MEASURED: steps / self.ground.run.measure_every}
+
+    def _schedule(self) -> int:
+        """Steps before which a method does not ask."""
+        settings, images = self.ground.settings, len(self.ground.split.forget)
+        if not hasattr(settings, "schedule"):
+            return 0
+        return int(settings.schedule(-(-images // settings.forget_batch)))
 
     def _part(self) -> float:
         """The share of the probes that the set-up sees: whole batches."""
