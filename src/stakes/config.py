@@ -126,6 +126,10 @@ class MethodSettings(Settings):
     batchnorm: Literal["update", "freeze"] = "update"
     probes: ProbeSettings = ProbeSettings()
 
+    def batches(self, images: int) -> int:
+        """Steps of a round through so many forget images."""
+        return -(-images // self.forget_batch)
+
 
 class RunSettings(Settings):
     """How a run is carried out, whatever the method."""

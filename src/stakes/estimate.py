@@ -219,7 +219,7 @@ def _memory(
     settings = method.settings
     images = min(settings.forget_batch, len(split.forget))
     if hasattr(settings, "copies"):
-        images += settings.copies(images, -(-len(split.forget) // settings.forget_batch))
+        images += settings.copies(images, settings.batches(len(split.forget)))
     count = 0
     if "probes" in method.needs:
         count = settings.probes.number(len(split.forget))

@@ -242,7 +242,7 @@ def _structguard_step(sizes: _Sizes) -> Passes:
     settings = sizes.settings
     probes = min(settings.probe_batch, sizes.probes)
     forget = min(settings.forget_batch, sizes.k)
-    images = forget + settings.copies(forget, -(-sizes.k // settings.forget_batch)) + probes
+    images = forget + settings.copies(forget, settings.batches(sizes.k)) + probes
     return Passes(images + (probes if settings.probe_mixing else 0), images)
 
 

@@ -159,7 +159,7 @@ class LearningSlice:
         settings, images = self.ground.settings, len(self.ground.split.forget)
         if not hasattr(settings, "schedule"):
             return 0
-        return int(settings.schedule(-(-images // settings.forget_batch)))
+        return int(settings.schedule(settings.batches(images)))
 
     def _part(self) -> float:
         """The share of the probes that the set-up sees: whole batches."""
