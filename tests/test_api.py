@@ -353,6 +353,34 @@ def test_a_second_request_on_what_the_first_one_gave(tmp_path):
     assert torch.equal(read(pixels), second.classifier(pixels))
 
 
+def test_the_answers_of_a_reference_are_the_aim_of_a_model_that_forgot_before(whole, tmp_path):
+    first = digits_model("resnet10")
+    forgetful, second = whole[1].classifier, ForgetSplit(sets()[0].subset(range(40, 44)))
+    own = run(tmp_path, model=forgetful, forget=second)
+    held = run(tmp_path, model=forgetful, forget=second, reference=first, out=tmp_path / "held")
+    assert held.record.hashes.model_before == own.record.hashes.model_before == forgetful.fingerprint()
+    assert held.record.hashes.reference == first.fingerprint()
+    assert own.record.hashes.reference is None
+    fresh = run(tmp_path, model=first, forget=second)
+    assert held.record.hashes.probes == fresh.record.hashes.probes != own.record.hashes.probes
+    assert held.record.hashes.model_after not in (
+        own.record.hashes.model_after,
+        fresh.record.hashes.model_after,
+    )
+    with pytest.raises(RunFolderError, match="reference"):
+        run(tmp_path, model=forgetful, forget=second, out=tmp_path / "held")
+
+
+def test_the_model_itself_as_reference_changes_nothing(whole, tmp_path):
+    again = run(tmp_path, reference=digits_model("resnet10"))
+    assert again.record.hashes.model_after == whole[1].record.hashes.model_after
+
+
+def test_another_network_as_reference_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="reference: expected the model's own network"):
+        run(tmp_path, reference=digits_model("small"))
+
+
 def test_a_network_of_the_users_own_class_from_a_checkpoint(tmp_path):
     save_checkpoint(digits_model("small"), tmp_path / "model")
     loaded = load_checkpoint(tmp_path / "model", factory=Small)

@@ -86,6 +86,7 @@ def unlearn(
     model: nn.Module,
     forget: Images | ForgetSplit,
     *,
+    reference: nn.Module | None = None,
     anchors: Anchors | None = None,
     method: str | Method[Any] = "structguard",
     preset: str | None = None,
@@ -105,6 +106,9 @@ def unlearn(
         model: any torch classifier, or a `Classifier`; never changed.
         forget: the forget set: an `ImageSet`, a pair of pixels (k, C, H, W) in [0, 1] and labels (k,), or a
             `ForgetSplit` that brings test and retain set along.
+        reference: the model whose answers are to be kept, and which probes are made from; by default the model
+            itself. For a model that forgot before, give the one from before that: what each unlearning breaks
+            does not become the aim of the next. Same network and classes as the model; never changed.
         anchors: semantic anchors; where the method needs them and none are given they are built from the bundled
             attributes of the class names.
         method: a name, or a configured method.
@@ -148,6 +152,7 @@ def unlearn(
         run=build(RunSettings, run),
         split=_as_split(model, forget, test, retain, class_names),
         model=model,
+        reference=reference,
         anchors=anchors,
         folder=run_folder(Path(out)) if out is not None else None,
         cache=Path(cache) if cache is not None else default_cache(),
@@ -195,6 +200,7 @@ class _Work:
     run: RunSettings
     split: ForgetSplit
     model: nn.Module
+    reference: nn.Module | None
     anchors: Anchors | None
     folder: RunFolder | None
     cache: Path
@@ -209,6 +215,7 @@ class _Work:
         self.original = as_classifier(self.model, self.split.forget).clone().eval().to(self.device)
         self.original.requires_grad_(False)
         _refuse_mismatch(self.original, self.split.forget)
+        self.kept = self._kept()
         if "retain" in self.method.needs and self.split.retain is None:
             raise DataError(
                 f"method {self.method.name}",
@@ -229,6 +236,14 @@ class _Work:
             if (finished := self.folder.claim(identity)) is not None:
                 return self._again(self.folder, finished)
             return self._resumable(self.folder)
+
+    def _kept(self) -> Classifier:
+        """The classifier whose answers are to be kept."""
+        if self.reference is None:
+            return self.original
+        kept = as_classifier(self.reference, self.split.forget).clone().eval().to(self.device)
+        _refuse_other_network(self.original, kept)
+        return kept.requires_grad_(False)
 
     def _own_anchors(self) -> Anchors:
         anchors = self.anchors or build_anchors(self.original.class_names)
@@ -285,6 +300,7 @@ class _Work:
     def _identity(self) -> dict[str, Any]:
         """What makes two calls the same request."""
         quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
+        reference = {} if self.reference is None else {"reference": self.kept.fingerprint()}
         return {
             "method": self.method.name,
             "preset": self.preset,
@@ -299,6 +315,7 @@ class _Work:
                 "test_set": _fingerprint(self.split.test),
                 "retain_set": _fingerprint(self.split.retain),
                 "anchors": self._anchors_fingerprint(),
+                **reference,
             },
         }
 
@@ -317,10 +334,10 @@ class _Work:
         }
         with self.meter.phase("probes"):
             if settings.kind == "inverted":
-                return build_inverted(self.cache, self.original, self.split.forget, settings, **common)
+                return build_inverted(self.cache, self.kept, self.split.forget, settings, **common)
             store = ProbeStore(self.cache)
             return store.build(
-                self.original, self.split.forget, settings, chunk=self.run.probe_chunk, **common
+                self.kept, self.split.forget, settings, chunk=self.run.probe_chunk, **common
             )
 
     def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:
@@ -341,7 +358,7 @@ class _Work:
         model.requires_grad_(True)
         needs = self.method.needs
         job = Job(
-            original=self.original,
+            original=self.kept,
             model=model,
             forget=self.split.forget,
             settings=self.method.settings,
@@ -354,6 +371,7 @@ class _Work:
             meter=self.meter,
             store=_CostlyStore(self.folder, self.meter) if self.folder else NoStore(),
             most_images=most,
+            start=self.original,
         )
         history[:] = [row for row in history if row["step"] <= job.step]
         if self.folder:
@@ -438,6 +456,7 @@ class _Work:
                 retain_set=_fingerprint(split.retain),
                 anchors=self._anchors_fingerprint(),
                 probes=probes.fingerprint() if probes is not None else None,
+                reference=None if self.reference is None else self.kept.fingerprint(),
             ),
             versions=versions(),
             device=str(self.device),
@@ -531,4 +550,21 @@ def _refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:
             expected=str(classifier.input_size),
             got=str(images.size),
             fix="Use images.with_size(...).",
+        )
+
+
+def _refuse_other_network(model: Classifier, reference: Classifier) -> None:
+    def shapes(classifier: Classifier) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
+
+    def said(classifier: Classifier) -> str:
+        return f"{classifier.architecture or 'a network'} for {', '.join(classifier.class_names[:8])}"
+
+    same = shapes(model) == shapes(reference) and tuple(model.class_names) == tuple(reference.class_names)
+    if not same:
+        raise ModelError(
+            "reference",
+            expected=f"the model's own network and classes ({said(model)})",
+            got=said(reference),
+            fix="Give an earlier state of the same model.",
         )

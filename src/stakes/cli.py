@@ -37,6 +37,7 @@ from stakes.cli_options import (
     PrecisionOption,
     PresetOption,
     RecipeOption,
+    ReferenceOption,
     RetainSampleOption,
     SeedOption,
     SetOption,
@@ -160,6 +161,7 @@ def unlearn(
     forget: ForgetOption,
     out: Annotated[Path, typer.Option("--out", help="Run folder: new, or of the same request (resumes).")],
     data: DataOption = None,
+    reference: ReferenceOption = None,
     anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
@@ -185,6 +187,7 @@ def unlearn(
     from stakes.config import parse_assignments
     from stakes.console import live_progress, print_record
     from stakes.methods import find_method
+    from stakes.models.checkpoint import load_checkpoint
     from stakes.processes import current
     from stakes.report.page import write_page
     from stakes.tracking import tracking
@@ -201,6 +204,7 @@ def unlearn(
     if dry_run:
         _say_estimate(classifier, split, configured, settings, out, cache, as_json)
         return
+    kept = load_checkpoint(reference, allow_pickle=allow_pickle) if reference is not None else None
     anchor_set = None
     if "anchors" in configured.needs:
         anchor_set = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
@@ -217,12 +221,14 @@ def unlearn(
         result = call(
             classifier,
             split,
+            reference=kept,
             anchors=anchor_set,
             method=configured,
             preset=preset_label(preset or configured.default_preset, assignments),
             out=out,
             cache=cache,
-            request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""},
+            request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""}
+            | ({} if reference is None else {"reference": reference}),
             progress=tracked.following(progress),
             **settings,
         )

@@ -45,6 +45,13 @@ SourceOption = Annotated[str, typer.Option("--data", help="Folder, image folder,
 ModelOption = Annotated[
     str, typer.Option("--model", help="Checkpoint (file or folder), run folder, or hub id.")
 ]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        help="Checkpoint whose answers are to be kept: for a model that forgot before, the one from before that.",
+    ),
+]
 ForgetOption = Annotated[
     str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
 ]

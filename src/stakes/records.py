@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stakes.errors import RunFolderError
 from stakes.files import digest_json, write_json
@@ -52,6 +52,7 @@ class Hashes(_Frozen):
     retain_set: str | None = None
     anchors: str | None = None
     probes: str | None = None
+    reference: str | None = Field(None, description="the model whose answers were to be kept, if not the one before")
 
 
 class Record(_Frozen):

@@ -101,6 +101,7 @@ class Job(Generic[S]):
     Attributes:
         original: the model before, in evaluation mode, without gradients; never changed.
         model: the model to unlearn; the method changes it in place.
+        start: the model that the work began with; the original itself, unless another model's answers are kept.
         forget: the forget set.
         settings: the method's settings.
         step: steps done; a resumed job starts where it stopped.
@@ -122,6 +123,7 @@ class Job(Generic[S]):
     store: StateStore = field(default_factory=NoStore)
     step: int = 0
     most_images: int | None = None
+    start: Classifier | None = None
     _tracked: dict[str, Stateful] = field(default_factory=dict)
     _resumed: dict[str, Any] = field(default_factory=dict)
 

@@ -84,6 +84,12 @@ class StructGuardSettings(MethodSettings):
         description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
         "of linear layers and convolutions only",
     )
+    origin_decay: float = Field(
+        0.0,
+        ge=0,
+        description="λ: each step ends with θ ← θ − lr · λ (θ − θ_ori), so that what the forget images no longer "
+        "need is given back (decoupled L2-SP)",
+    )
     damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
     settle: int = Field(
         0,
