@@ -1,7 +1,8 @@
 """Requests one after another against all at once: what it costs, and what comes back on the way.
 
     python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
-        [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE]
+        [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \
+        [--reference-first]
 
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
@@ -51,6 +52,7 @@ def main(words: list[str] | None = None) -> None:
         "requests": given.requests,
         "images": given.images,
         "seed": given.seed,
+        "reference_first": given.reference_first,
         "options": sequential.view().attempts[1].started.body.options.model_dump(mode="json"),
         "model": sequential.view().created.body.model,
         "sequential": [_row(sequential, batch) for batch in sequential.view().batches],
@@ -69,6 +71,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     for name, default in (("--requests", 16), ("--images", 16), ("--seed", 0), ("--repair-rounds", 3)):
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--method", default="structguard")
+    parser.add_argument("--reference-first", action="store_true")
     parser.add_argument("--half", choices=("sequential", "together"))
     for name in ("--preset", "--anchors"):
         parser.add_argument(name)
@@ -117,6 +120,7 @@ def _run(
         ledger,
         data=source,
         together=together,
+        reference_first=given.reference_first,
         anchors=anchors,
         method=configured,
         preset=f"{name} with changes" if name and given.assignments else name,

@@ -150,6 +150,12 @@ def run(
         bool,
         typer.Option("--afresh", help="From the first model, with the images of all requests that are done."),
     ] = False,
+    reference_first: Annotated[
+        bool,
+        typer.Option(
+            "--reference-first", help="Hold the model to the answers of the first one, not of the current one."
+        ),
+    ] = False,
     anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
@@ -188,6 +194,7 @@ def run(
             images=images,
             together=together,
             afresh=afresh,
+            reference_first=reference_first,
             anchors=anchors,
             method=configured,
             preset=preset_label(preset or configured.default_preset, assignments),

@@ -94,6 +94,26 @@ def test_afresh_needs_the_first_model(ledger: Ledger) -> None:
     assert carry_out(ledger).done
 
 
+def test_the_first_model_stays_the_reference(ledger: Ledger) -> None:
+    first = ledger.view().created.body.model
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+        assert carry_out(ledger, reference_first=True).done
+    bodies = [attempt.started.body for attempt in ledger.view().attempts.values()]
+    assert bodies[0].base == first != bodies[1].base
+    records = [Record.load(ledger.run(body.run) / "record.json") for body in bodies]
+    assert {record.hashes.reference for record in records} == {first}
+    ask(ledger, ROWS[2])
+    interrupted(ledger, reference_first=True)
+    with pytest.raises(LedgerError, match="reference-first: True there, False now"):
+        carry_out(ledger)
+    assert carry_out(ledger, reference_first=True).done
+    prune_states(ledger, keep=1)
+    ask(ledger, [20])
+    with pytest.raises(LedgerError, match=r"first model of the ledger was pruned.*--reference-first"):
+        carry_out(ledger, reference_first=True)
+
+
 def test_a_run_is_an_ordinary_run_folder(ledger: Ledger) -> None:
     asked_and_done(ledger)
     view = ledger.view()

@@ -42,6 +42,7 @@ def run_requests(
     images: str | Path | None = None,
     together: bool = False,
     afresh: bool = False,
+    reference_first: bool = False,
     anchors: Anchors | None = None,
     method: str | Method[Any] = "structguard",
     preset: str | None = None,
@@ -64,6 +65,9 @@ def run_requests(
     result is that of one request for all images. It takes longer the more was asked, and needs the first model, which
     remembers everything.
 
+    With ``reference_first``, runs start from the current model, but the answers to keep, and the probes, are those of
+    the first model of the ledger: what one request breaks does not become the aim of the next one.
+
     Images of any request known so far are never retained images: neither trained on nor counted as kept.
 
     Every step is an event in the ledger; a process that is killed at any moment goes on with the same call.
@@ -73,6 +77,7 @@ def run_requests(
         images: a folder with images of requests that the data lack, in CLASS subfolders.
         together: all pending requests as one batch; otherwise one after another, in order.
         afresh: start from the first model, and forget what is done and what is asked.
+        reference_first: hold the model to the answers of the first one.
         anchors, method, preset, settings: as for `unlearn`; default the method's default preset. With a
             configured method, ``preset`` is its name for the record.
         repair_rounds: at least 0.
@@ -120,6 +125,7 @@ def run_requests(
             rounds=repair_rounds,
             progress=progress,
             afresh=afresh,
+            reference_first=reference_first,
         )
         return _carry_out(work, together=together, abandon=abandon)
 

@@ -68,6 +68,7 @@ class Work:
     rounds: int
     progress: Progress
     afresh: bool = False
+    reference_first: bool = False
 
     def batch(self, requests: tuple[int, ...]) -> BatchReport:
         """Carry out pending requests, or go on with those at work, until they are settled."""
@@ -120,13 +121,7 @@ class Work:
         """What the batch's own run forgets, and the model that it starts from."""
         if not self.afresh:
             return requests, view.current
-        first = view.created.body.model
-        if first in view.pruned and first != view.current:
-            raise LedgerError(
-                "the first model of the ledger was pruned",
-                expected="its state, to forget everything from it afresh",
-                fix="Leave --afresh out. Next time keep it: stakes request prune --keep-first.",
-            )
+        first = _kept_first(view, "--afresh")
         return tuple(sorted({*requests, *_numbers(view.with_status("done"))})), first
 
     def _start(
@@ -141,6 +136,8 @@ class Work:
             "ledger": view.created.body.ledger,
             "requests": ", ".join(map(str, forget)),
         }
+        if self.reference_first:
+            label["reference"] = _kept_first(view, "--reference-first")
         self.ledger.store.append(
             Started,
             lambda run: Started(
@@ -165,9 +162,11 @@ class Work:
             test=self.gatherer.test,
             retain=self.gatherer.retained(known),
         )
+        reference = started.label.get("reference")
         result = unlearn(
             self.ledger.states.load(started.base, view.configs[started.base]),
             split,
+            reference=self.ledger.states.load(reference, view.configs[reference]) if reference else None,
             anchors=self.anchors,
             method=self.method,
             preset=self.options.preset,
@@ -260,6 +259,8 @@ class Work:
         more = set(first.forget) != set(first.requests)
         if more != (self.afresh and bool(self.ledger.view().with_status("done"))):
             differ.append(f"afresh: {more} there, {self.afresh} now")
+        if (held := "reference" in batch.attempts[0].started.body.label) != self.reference_first:
+            differ.append(f"reference-first: {held} there, {self.reference_first} now")
         if differ:
             raise LedgerError(
                 f"requests {', '.join(map(str, batch.requests))} are at work with other options",
@@ -277,6 +278,18 @@ class Work:
     def _data_name(self) -> str:
         source = self.gatherer.source
         return source.name if source is not None else ""
+
+
+def _kept_first(view: View, option: str) -> str:
+    """The first model of the ledger."""
+    first = view.created.body.model
+    if first in view.pruned and first != view.current:
+        raise LedgerError(
+            "the first model of the ledger was pruned",
+            expected=f"its state, for {option}",
+            fix=f"Leave {option} out. Next time keep it: stakes request prune --keep-first.",
+        )
+    return first
 
 
 def _numbers(requests: Iterable[Request]) -> list[int]:
