@@ -28,8 +28,18 @@ INKS = {
     "adv": PURPLE,
     "rawp": SKY,
     "neggrad": GREY,
+    "boundary-shrink instances": BLACK,
+    "random-label": "#8c510a",
+    "salun": "#01665e",
 }
-MARKERS = {"structguard default": "o", "structguard paper": "s", "structguard authors": "^"}
+MARKERS = {
+    "structguard default": "o",
+    "structguard paper": "s",
+    "structguard authors": "^",
+    "boundary-shrink instances": "D",
+    "random-label": "v",
+    "salun": "P",
+}
 DOTTED = ("structguard", "l2ul", "adv", "rawp", "neggrad")
 
 
@@ -45,7 +55,9 @@ def main() -> None:
 
 
 def records(folder: Path) -> list[Record]:
-    return [Record.load(path) for path in sorted(folder.glob("*.json"))]
+    """Records of a folder, or of a bench; the model before is the line at 100 %."""
+    found = [Record.load(path) for path in sorted(folder.rglob("*.json"))]
+    return [record for record in found if record.method != "before"]
 
 
 def grouped(found: object) -> dict[Group, list[Record]]:
