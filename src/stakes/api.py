@@ -336,9 +336,7 @@ class _Work:
             if settings.kind == "inverted":
                 return build_inverted(self.cache, self.kept, self.split.forget, settings, **common)
             store = ProbeStore(self.cache)
-            return store.build(
-                self.kept, self.split.forget, settings, chunk=self.run.probe_chunk, **common
-            )
+            return store.build(self.kept, self.split.forget, settings, chunk=self.run.probe_chunk, **common)
 
     def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:
         """Carry the method out; where a step does not fit into memory, from the last state on with less of it."""

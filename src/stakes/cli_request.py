@@ -153,7 +153,8 @@ def run(
     reference_first: Annotated[
         bool,
         typer.Option(
-            "--reference-first", help="Hold the model to the answers of the first one, not of the current one."
+            "--reference-first",
+            help="Hold the model to the answers of the first one, not of the current one.",
         ),
     ] = False,
     anchors_file: AnchorsOption = None,

@@ -52,7 +52,9 @@ class Hashes(_Frozen):
     retain_set: str | None = None
     anchors: str | None = None
     probes: str | None = None
-    reference: str | None = Field(None, description="the model whose answers were to be kept, if not the one before")
+    reference: str | None = Field(
+        None, description="the model whose answers were to be kept, if not the one before"
+    )
 
 
 class Record(_Frozen):
