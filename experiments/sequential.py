@@ -1,7 +1,7 @@
 """Requests one after another against all at once: what it costs, and what comes back on the way.
 
     python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
-        [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \
+        [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \\
         [--reference-first]
 
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each

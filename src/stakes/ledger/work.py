@@ -259,7 +259,7 @@ class Work:
         more = set(first.forget) != set(first.requests)
         if more != (self.afresh and bool(self.ledger.view().with_status("done"))):
             differ.append(f"afresh: {more} there, {self.afresh} now")
-        if (held := "reference" in batch.attempts[0].started.body.label) != self.reference_first:
+        if (held := "reference" in first.label) != self.reference_first:
             differ.append(f"reference-first: {held} there, {self.reference_first} now")
         if differ:
             raise LedgerError(

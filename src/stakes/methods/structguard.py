@@ -329,7 +329,7 @@ def _origin(job: Job[StructGuardSettings], optimizer: torch.optim.Optimizer) -> 
 
 @torch.no_grad()
 def _decay(optimizer: torch.optim.Optimizer, origin: dict[nn.Parameter, Tensor], rate: float) -> None:
-    """Go a share lr · rate of the way back to the original weights."""
+    """Go a share lr · rate of the way back to the first weights."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight in origin:
