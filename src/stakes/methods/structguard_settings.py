@@ -87,8 +87,8 @@ class StructGuardSettings(MethodSettings):
     origin_decay: float = Field(
         0.0,
         ge=0,
-        description="λ: each step ends with θ ← θ − lr · λ (θ − θ_0), θ_0 those it began with, so that what the forget images no longer "
-        "need is given back (decoupled L2-SP)",
+        description="λ: each step ends with θ ← θ − lr · λ (θ − θ_0), θ_0 the weights it began with, so that "
+        "what the forget images no longer need is given back (decoupled L2-SP)",
     )
     damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
     settle: int = Field(
