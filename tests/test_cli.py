@@ -113,6 +113,19 @@ def test_unlearn_show_and_evaluate_agree(stakes_cli: Any, model: Path, tmp_path:
     assert measured["hashes"]["model"] == record["hashes"]["model_after"]
 
 
+def test_a_model_that_forgot_before_aims_at_the_first(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    assert stakes_cli(*quick(model, first)).code == 0
+    second = quick(first, tmp_path / "second", "--reference", model, "--json", forget="random:6")
+    done = stakes_cli(*second)
+    assert done.code == 0, done.err
+    hashes = done.json["hashes"]
+    assert hashes["reference"] == json.loads((first / "record.json").read_text())["hashes"]["model_before"]
+    assert hashes["model_before"] != hashes["reference"]
+    said = stakes_cli(*quick(first, tmp_path / "third", "--reference", tmp_path / "nowhere"))
+    refused(said, "nowhere")
+
+
 def test_json_leaves_stdout_to_the_result(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
     done = stakes_cli(*quick(model, tmp_path / "run", "--json"))
     json.loads(done.out)

@@ -79,6 +79,8 @@ EVERYTHING = {
     "variants": 2,
     "variant_images": None,
     "precondition": "patches",
+    "batchnorm": "freeze",
+    "recalibrate": True,
     "settle": 6,
     "path": "projector",
     "projector": "learned",

@@ -328,6 +328,8 @@ def test_copies_of_some_images_only(make_job):
     assert row["loss_del"] == pytest.approx(wanted, rel=1e-4)
     assert [job.settings.copies(images, batches=1) for images in (1, 3, 9)] == [2, 6, 6]
     assert [job.settings.copies(9, batches) for batches in (1, 2, 3, 30)] == [6, 4, 2, 2]
+    few = job.settings.with_overrides({"variants_of_many": False})
+    assert [few.copies(9, batches) for batches in (1, 2, 30)] == [6, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,14 @@ class Method(ABC, Generic[S]):
         """Whether the deployed path does anything yet; a path that starts at random misclassifies everything."""
         return True
 
+    def finish(self, job: Job[S], forgotten: Callable[[], bool]) -> bool:
+        """Change the model a last time, once every forget image is misclassified; by default nothing.
+
+        ``forgotten`` is the stop test on the model as it is now. What it says in the end is returned: False, and the
+        steps go on.
+        """
+        return True
+
     def total_steps(self, job: Job[S]) -> int:
         """The most steps this job can take, for the progress display."""
         batches = job.probe_batches if "probes" in self.needs else job.forget_batches
@@ -186,10 +194,12 @@ def carry_out(
         for losses in method.run(job):
             _refuse_nonfinite(losses, job.step)
             job.step += 1
-            done = (
-                method.stops_when_forgotten and method.may_stop(job) and check.forgotten(method.deploy(job))
-            )
-            done = current().agree(done)
+
+            def forgotten() -> bool:
+                return current().agree(check.forgotten(method.deploy(job)))
+
+            done = current().agree(method.stops_when_forgotten and method.may_stop(job))
+            done = done and forgotten() and method.finish(job, forgotten)
             row = {"step": float(job.step), **losses}
             if done or job.step % measure_every == 0:
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))

@@ -67,7 +67,7 @@ class InputCurvature:
         forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.extent = extent
-        layers = {name: module for name, module in network.named_modules() if _takes_part(module)}
+        layers = {name: module for name, module in network.named_modules() if takes_part(module)}
         sums: dict[str, list[Tensor]] = {}
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -105,19 +105,9 @@ class InputCurvature:
                 weight.grad = shrink(weight.grad.flatten(1)).view_as(weight)
 
     def _rows(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        if not isinstance(module, nn.Conv2d):
-            return inputs.flatten(0, -2)
-        if self.extent == "channels":
+        if isinstance(module, nn.Conv2d) and self.extent == "channels":
             return inputs.movedim(1, -1).flatten(0, -2)
-        seen = F.unfold(
-            inputs,
-            module.kernel_size,
-            dilation=module.dilation,
-            padding=cast(tuple[int, ...], module.padding),
-            stride=module.stride,
-        )
-        rows: Tensor = seen.transpose(1, 2).flatten(0, 1)
-        return rows
+        return input_rows(module, inputs)
 
     def _products(self, module: nn.Module, rows: Tensor) -> list[Tensor]:
         """Sums of a aᵀ of rows (n, inputs); for ``kronecker`` those of channels and of places apart."""
@@ -135,11 +125,27 @@ def preconditioned(network: nn.Module) -> list[nn.Parameter]:
         >>> [tuple(weight.shape) for weight in preconditioned(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))]
         [(2, 3)]
     """
-    weights = (module.weight for module in network.modules() if _takes_part(module))
+    weights = (module.weight for module in network.modules() if takes_part(module))
     return list(dict.fromkeys(weights))  # type: ignore[arg-type]
 
 
-def _takes_part(module: nn.Module) -> bool:
+def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What a layer multiplies its weights with, (rows, inputs): what a kernel sees at each place, or the vectors."""
+    if not isinstance(module, nn.Conv2d):
+        return inputs.flatten(0, -2)
+    seen = F.unfold(
+        inputs,
+        module.kernel_size,
+        dilation=module.dilation,
+        padding=cast(tuple[int, ...], module.padding),
+        stride=module.stride,
+    )
+    rows: Tensor = seen.transpose(1, 2).flatten(0, 1)
+    return rows
+
+
+def takes_part(module: nn.Module) -> bool:
+    """Whether a layer is one whose inputs are looked at: linear, or an ungrouped convolution padded by numbers."""
     if isinstance(module, nn.Linear):
         return True
     # Grouped convolutions see a part of the channels each; padding by name has no size to unfold with.

@@ -29,6 +29,8 @@ from stakes.methods.base import Method, Row
 from stakes.methods.curvature import InputCurvature, preconditioned
 from stakes.methods.job import Batch, Job
 from stakes.methods.pressure import Pressure
+from stakes.methods.recalibration import MeanRecalibration
+from stakes.methods.retreat import Way, surest_label
 from stakes.methods.structguard_settings import StructGuardSettings
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
@@ -72,6 +74,7 @@ class StructGuard(Method[StructGuardSettings]):
             "pressure": 0.2,
             "variants": 1,
             "variant_images": 8,
+            "variants_of_many": False,
             "del_weight": 2.0,
             "retention": "soft",
             "ret_weight": 30.0,
@@ -82,6 +85,8 @@ class StructGuard(Method[StructGuardSettings]):
             "precondition": "kronecker",
             "damping": 0.1,
             "settle": 100,
+            "recalibrate": True,
+            "retreat": 0.03,
             "lr": 0.0025,
             "weight_decay": 0.0,
             "probe_batch": 96,
@@ -114,6 +119,7 @@ class StructGuard(Method[StructGuardSettings]):
     }
 
     _probe_accuracy = 0.0
+    _recalibration: MeanRecalibration | None = None
 
     def run(self, job: Job[StructGuardSettings]) -> Iterator[Row]:
         """Minimise the total loss over ψ, ω and φ by SGD."""
@@ -146,6 +152,33 @@ class StructGuard(Method[StructGuardSettings]):
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
         """Whether the schedule is over and the deployed path works."""
         return job.step >= _settle(job) and self.works(job)
+
+    def finish(self, job: Job[StructGuardSettings], forgotten: Callable[[], bool]) -> bool:
+        """Let the running means follow the weights, and give back what was too much.
+
+        What the new means bring back is forgotten in further steps.
+        """
+        follow = self._followed(job)
+        follow()
+        if job.settings.recalibrate and not forgotten():
+            return False
+        most = job.settings.retreat
+        if most is None or surest_label(job) > most:
+            return True
+        way = Way(job.start or job.original, job.model, follow)
+        way.least(lambda: forgotten() and surest_label(job) <= most)
+        return forgotten()
+
+    def _followed(self, job: Job[StructGuardSettings]) -> Callable[[], None]:
+        """What makes the running means those of the weights as they are."""
+        if not job.settings.recalibrate:
+            return lambda: None
+        if self._recalibration is None:
+            draws = job.generator("recalibration")
+            with spread(False):
+                self._recalibration = MeanRecalibration(job.original, _seen(job, draws), draws=draws)
+        recalibration = self._recalibration
+        return lambda: recalibration.apply(job.model)
 
     def works(self, job: Job[StructGuardSettings]) -> bool:
         """Whether probes are classified as well as the settings ask: a projector at random first has to be learned."""
@@ -207,10 +240,10 @@ class StructGuard(Method[StructGuardSettings]):
     def _forget(job: Job[StructGuardSettings], step: int) -> Batch:
         """The forget images of a step, and everyday copies of them where the settings say so."""
         batch, times = job.forget_batch(step), job.settings.variants
-        if not times:
+        copied = job.settings.copies(len(batch), job.forget_batches.per_epoch)
+        if not copied:
             return batch
         # The order of a batch is drawn anew in each round, so its first images are a sample.
-        copied = job.settings.copies(len(batch), job.forget_batches.per_epoch)
         some = torch.arange(copied // times).repeat(times)
         copies = everyday(batch.pixels[some.to(batch.pixels.device)], job.generator("variants", step))
         rows = torch.cat([torch.arange(len(batch)), some])
@@ -240,18 +273,15 @@ class StructGuard(Method[StructGuardSettings]):
         settings = job.settings
         if settings.precondition == "none":
             return lambda: None
-        probes, draws = job.need_probes(), job.generator("curvature")
-
-        def batches() -> Iterator[Tensor]:
-            for part in torch.arange(len(probes)).split(settings.probe_batch):
-                pixels = probes.batch(part).to(job.device)
-                job.meter.count(forward=len(part))
-                yield cut_and_mix(pixels, draws) if settings.probe_mixing else pixels
-
+        draws = job.generator("curvature")
         # Every process sends all of them, since a share would give each a P of its own.
         with spread(False):
             curvature = InputCurvature(
-                job.original, batches(), damping=settings.damping, draws=draws, extent=settings.precondition
+                job.original,
+                _seen(job, draws),
+                damping=settings.damping,
+                draws=draws,
+                extent=settings.precondition,
             )
         return lambda: curvature.apply(job.model)
 
@@ -298,6 +328,15 @@ class _Kept:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def _seen(job: Job[StructGuardSettings], draws: torch.Generator) -> Iterator[Tensor]:
+    """All probes in batches, mixed as they are in the steps."""
+    probes, settings = job.need_probes(), job.settings
+    for part in torch.arange(len(probes)).split(settings.probe_batch):
+        pixels = probes.batch(part).to(job.device)
+        job.meter.count(forward=len(part))
+        yield cut_and_mix(pixels, draws) if settings.probe_mixing else pixels
 
 
 def _retention(logits: Tensor, probes: _Kept, settings: StructGuardSettings) -> Tensor:

@@ -79,6 +79,11 @@ class StructGuardSettings(MethodSettings):
         "batches, one a batch at least; None: all. Forgetting what an image looks like costs more than forgetting the "
         "image, and more so the more of them there are",
     )
+    variants_of_many: bool = Field(
+        True,
+        description="copies also where one batch does not hold the forget set; there, few of them change little and "
+        "cost accuracy all the same",
+    )
     precondition: Literal["none", "channels", "kronecker", "patches"] = Field(
         "none",
         description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
@@ -89,6 +94,19 @@ class StructGuardSettings(MethodSettings):
         ge=0,
         description="λ: each step ends with θ ← θ − lr · λ (θ − θ_0), θ_0 the weights it began with, so that "
         "what the forget images no longer need is given back (decoupled L2-SP)",
+    )
+    recalibrate: bool = Field(
+        False,
+        description="once all are forgotten, running means of BatchNorm follow the weights by what the probes say of "
+        "the inputs of the layer before (`stakes.methods.recalibration`), where the forget set stays forgotten",
+    )
+    retreat: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="once all are forgotten, go straight back towards the weights it began with, as far as they stay "
+        "forgotten and no forget image's label gets more than this probability (`stakes.methods.retreat`); None: stay. "
+        "Less is lost, and more everyday copies are recognised",
     )
     damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
     settle: int = Field(
@@ -117,8 +135,17 @@ class StructGuardSettings(MethodSettings):
 
     def copies(self, images: int, batches: int) -> int:
         """Everyday copies in a step of so many forget images, where a round takes so many steps."""
+        if batches > 1 and not self.variants_of_many:
+            return 0
         most = images if self.variant_images is None else -(-self.variant_images // batches)
         return self.variants * min(images, most)
+
+    @field_validator("recalibrate")
+    @classmethod
+    def _either_follows_or_is_measured(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("batchnorm") == "update":
+            raise PydanticCustomError("following", "No with batchnorm=update: give batchnorm=freeze")
+        return value
 
     @field_validator("probe_mixing")
     @classmethod
