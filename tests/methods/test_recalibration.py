@@ -143,5 +143,5 @@ def test_the_run_ends_forgotten_with_means_that_follow(tmp_path):
 
 
 def test_statistics_that_are_measured_anyway_do_not_follow():
-    with pytest.raises(ConfigError, match="freeze"):
+    with pytest.raises(ConfigError, match="recalibrate=false"):
         StructGuard.configure("default", {"recalibrate": True, "batchnorm": "update"})

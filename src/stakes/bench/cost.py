@@ -14,6 +14,7 @@ from stakes.bench.grid import Facts, Grid
 from stakes.config import RunSettings
 from stakes.data.sources import open_source
 from stakes.methods import Job, Method
+from stakes.methods.retreat import HALVINGS
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ def _structguard(sizes: _Sizes) -> Passes:
     used = min(settings.importance_probes or sizes.probes, sizes.probes)
     importance = used if settings.reg_weight else 0
     curvature = sizes.probes if settings.precondition != "none" else 0
-    return Passes(sizes.probes + importance + curvature, importance)
+    following = sizes.probes if settings.recalibrate else 0
+    back = (1 + HALVINGS) * sizes.k if settings.retreat is not None else 0
+    return Passes(sizes.probes + importance + curvature + following + back, importance)
 
 
 def _structguard_step(sizes: _Sizes) -> Passes:

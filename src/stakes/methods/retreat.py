@@ -15,7 +15,7 @@ from torch import nn
 
 from stakes.methods.job import Job
 
-HALVINGS = 6
+HALVINGS = 6  # 2⁻⁶ of the way is near enough
 
 
 class Way:

@@ -135,7 +135,6 @@ class StructGuard(Method[StructGuardSettings]):
         rates = [group["lr"] for group in optimizer.param_groups]
         job.track("optimizer", optimizer)
         structure = AnchoredStructure(job, projector)
-        origin = _origin(job, optimizer) if settings.origin_decay else {}
         precondition = self._preconditioner(job)
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
@@ -144,10 +143,7 @@ class StructGuard(Method[StructGuardSettings]):
                 group["lr"] = rate * _pace(step, _settle(job))
             job.training()
             losses = self._losses(job, projector, around, structure, pressure, step)
-            row = descend(optimizer, losses, precondition)
-            if settings.origin_decay:
-                _decay(optimizer, origin, settings.origin_decay)
-            yield row
+            yield descend(optimizer, losses, precondition)
 
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
         """Whether the schedule is over and the deployed path works."""
@@ -352,27 +348,6 @@ def _pace(step: int, settle: int) -> float:
     if not settle:
         return 1.0
     return max(0.1, 0.5 * (1 + math.cos(math.pi * min(step, settle) / settle)))
-
-
-def _origin(job: Job[StructGuardSettings], optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
-    """The first value of every weight that the optimiser moves and the first model has."""
-    moved = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    # Not the reference: what earlier requests made the model forget is not to be given back.
-    before = dict((job.start or job.original).named_parameters())
-    return {
-        weight: before[name].detach()
-        for name, weight in job.model.named_parameters()
-        if id(weight) in moved and name in before
-    }
-
-
-@torch.no_grad()
-def _decay(optimizer: torch.optim.Optimizer, origin: dict[nn.Parameter, Tensor], rate: float) -> None:
-    """Go a share lr · rate of the way back to the first weights."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight in origin:
-                weight.lerp_(origin[weight], min(1.0, group["lr"] * rate))
 
 
 def _settle(job: Job[StructGuardSettings]) -> int:

@@ -89,12 +89,6 @@ class StructGuardSettings(MethodSettings):
         description="spare the inputs of layers that probes use (`stakes.methods.curvature`), and train the weights "
         "of linear layers and convolutions only",
     )
-    origin_decay: float = Field(
-        0.0,
-        ge=0,
-        description="λ: each step ends with θ ← θ − lr · λ (θ − θ_0), θ_0 the weights it began with, so that "
-        "what the forget images no longer need is given back (decoupled L2-SP)",
-    )
     recalibrate: bool = Field(
         False,
         description="once all are forgotten, running means of BatchNorm follow the weights by what the probes say of "
@@ -144,7 +138,9 @@ class StructGuardSettings(MethodSettings):
     @classmethod
     def _either_follows_or_is_measured(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("batchnorm") == "update":
-            raise PydanticCustomError("following", "No with batchnorm=update: give batchnorm=freeze")
+            raise PydanticCustomError(
+                "following", "no with batchnorm=update, which measures them: give recalibrate=false"
+            )
         return value
 
     @field_validator("probe_mixing")
