@@ -300,7 +300,7 @@ class _Work:
     def _identity(self) -> dict[str, Any]:
         """What makes two calls the same request."""
         quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
-        reference = {} if self.reference is None else {"reference": self.kept.fingerprint()}
+        reference = {"reference": name} if (name := self._reference_fingerprint()) else {}
         return {
             "method": self.method.name,
             "preset": self.preset,
@@ -322,6 +322,9 @@ class _Work:
     def _anchors_fingerprint(self) -> str | None:
         used = self.anchors is not None and "anchors" in self.method.needs
         return self.anchors.fingerprint() if self.anchors is not None and used else None
+
+    def _reference_fingerprint(self) -> str | None:
+        return None if self.reference is None else self.kept.fingerprint()
 
     def _probes(self) -> ProbeSet:
         settings = self.method.settings.probes
@@ -454,7 +457,7 @@ class _Work:
                 retain_set=_fingerprint(split.retain),
                 anchors=self._anchors_fingerprint(),
                 probes=probes.fingerprint() if probes is not None else None,
-                reference=None if self.reference is None else self.kept.fingerprint(),
+                reference=self._reference_fingerprint(),
             ),
             versions=versions(),
             device=str(self.device),
