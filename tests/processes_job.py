@@ -17,7 +17,7 @@ from torch import nn
 
 import stakes.spread
 from stakes.anchors.anchors import Anchors
-from stakes.api import Unlearned, evaluate, unlearn
+from stakes.api import evaluate, unlearn
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import RunFolderError
@@ -25,6 +25,7 @@ from stakes.launcher import rank
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.processes import current
+from stakes.unlearning import Unlearned
 
 STEPS = {"max_steps": 5, "lr": 1e-3}
 PROBES = {"probes.per_image": 3, "probes.iterations": 4, "probes.epsilon": 1.0, "probes.step_size": 0.3}

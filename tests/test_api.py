@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from stakes.anchors.anchors import Anchors
-from stakes.api import Unlearned, as_classifier, unlearn
+from stakes.api import unlearn
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import AnchorError, ConfigError, DataError, ModelError, NumericalError, RunFolderError
+from stakes.inputs import as_classifier
 from stakes.methods import StructGuard
 from stakes.models import load_checkpoint, save_checkpoint
+from stakes.unlearning import Unlearned
 from tinydigits import FEW_PROBES, NAMES, Small, anchors, digits_model, known, sets, split
 
 SETTINGS = FEW_PROBES | {

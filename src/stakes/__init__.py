@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stakes.anchors import Anchors, build_anchors
-    from stakes.api import Unlearned, as_classifier, evaluate, unlearn
+    from stakes.api import evaluate, unlearn
     from stakes.data.forget import ForgetSplit, split_forget
     from stakes.data.images import ImageSet
     from stakes.data.sources import open_source
     from stakes.errors import StakesError
+    from stakes.inputs import as_classifier
     from stakes.models.checkpoint import load_checkpoint, save_checkpoint
     from stakes.models.classifier import Classifier
     from stakes.records import Figures, Record
+    from stakes.unlearning import Unlearned
 
 __version__ = "0.1.0"
 
@@ -35,8 +37,8 @@ _HOME = {
     "ImageSet": "stakes.data.images",
     "Record": "stakes.records",
     "StakesError": "stakes.errors",
-    "Unlearned": "stakes.api",
-    "as_classifier": "stakes.api",
+    "Unlearned": "stakes.unlearning",
+    "as_classifier": "stakes.inputs",
     "build_anchors": "stakes.anchors",
     "evaluate": "stakes.api",
     "load_checkpoint": "stakes.models.checkpoint",

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from stakes.anchors import Anchors
-from stakes.api import Unlearned, unlearn
+from stakes.api import unlearn
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.files import digest_file
 from stakes.models import Classifier, build_network
 from stakes.records import Record
+from stakes.unlearning import Unlearned
 
 NAMES = ("ant", "bee", "cow")
 SETTINGS: dict[str, Any] = {

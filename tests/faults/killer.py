@@ -87,6 +87,7 @@ def call(words: list[str], tell: Callable[[str], None] = lambda phase: None) -> 
 
     import stakes.api
     import stakes.report.page
+    import stakes.unlearning
     from stakes.cli import app
     from stakes.meter import Meter
     from stakes.runs import RunFolder
@@ -101,7 +102,7 @@ def call(words: list[str], tell: Callable[[str], None] = lambda phase: None) -> 
         setattr(owner, name, telling)
 
     first("", Meter, "phase")
-    first("saving", stakes.api, "save_checkpoint")
+    first("saving", stakes.unlearning, "save_checkpoint")
     first("record", RunFolder, "finish")
     # Drawing takes longer than all the rest; the file is written all the same.
     stakes.report.page.render_page = lambda *_, **__: "page"  # type: ignore[assignment]

@@ -33,7 +33,7 @@ def test_a_run_under_a_clock_that_runs_backwards(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", backwards)
     monkeypatch.setattr(time, "monotonic", backwards)
     monkeypatch.setattr(time, "perf_counter", backwards)
-    monkeypatch.setattr("stakes.api.Meter", lambda: Meter(clock=backwards))
+    monkeypatch.setattr("stakes.unlearning.Meter", lambda: Meter(clock=backwards))
     result = faultkit.run(tmp_path, out=tmp_path / "other")
     assert all(phase.seconds >= 0.0 for phase in result.record.phases)
     assert faultkit.contents(tmp_path / "other") == wanted

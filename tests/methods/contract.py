@@ -20,11 +20,12 @@ import torch
 from doubles import problem, same
 from torch import Tensor
 
-from stakes.api import Unlearned, unlearn
+from stakes.api import unlearn
 from stakes.errors import DataError
 from stakes.methods import METHODS, Method
 from stakes.models import load_checkpoint
 from stakes.records import Record
+from stakes.unlearning import Unlearned
 
 _PROBES = {"probes.per_image": 3, "probes.iterations": 4, "probes.epsilon": 1.0, "probes.step_size": 0.3}
 

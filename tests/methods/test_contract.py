@@ -11,9 +11,9 @@ import torch
 from contract import ROWS, Row
 from doubles import problem
 
-from stakes.api import Unlearned
 from stakes.config import MethodSettings
 from stakes.methods import METHODS, Method
+from stakes.unlearning import Unlearned
 
 BY_ID = {row.id: row for row in ROWS}
 

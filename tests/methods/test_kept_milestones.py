@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 import tinydigits
 from stakes.analyses.snapshots import read_snapshot, snapshots
-from stakes.api import Unlearned, unlearn
+from stakes.api import unlearn
 from stakes.config import RunSettings
 from stakes.errors import ConfigError
 from stakes.methods.milestones import SHARES, Milestones
+from stakes.unlearning import Unlearned
 
 CALL: dict[str, Any] = {
     "method": "neggrad",

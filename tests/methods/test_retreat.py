@@ -10,9 +10,10 @@ from doubles import problem
 from scipy.special import softmax
 from torch import nn
 
-from stakes.api import Unlearned, unlearn
+from stakes.api import unlearn
 from stakes.methods import Job, StructGuard
 from stakes.methods.retreat import Way, surest_label
+from stakes.unlearning import Unlearned
 
 # Small steps far past the boundary of images of noise, whose copies are soon forgotten too.
 SETTINGS = {

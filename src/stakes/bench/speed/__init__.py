@@ -95,7 +95,7 @@ def bench_speed(
         >>> report = bench_speed(classifier, split, anchors=anchors)  # doctest: +SKIP
         >>> print(report.markdown())  # doctest: +SKIP
     """
-    from stakes.api import as_classifier
+    from stakes.inputs import as_classifier
 
     chosen = tuple(variants) if variants is not None else default_variants()
     labels = [one.label for one in chosen]
