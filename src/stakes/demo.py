@@ -9,7 +9,6 @@ from stakes.api import unlearn
 from stakes.config import Device, Precision
 from stakes.data.forget import split_forget
 from stakes.data.sources import open_source
-from stakes.methods import StructGuard
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.recipe import recipe
 from stakes.progress import Progress, silent
@@ -18,27 +17,6 @@ from stakes.report.page import write_page
 from stakes.training import train_checkpoint
 
 FORGET = "random:16"
-# Bounded deletion, the original model's soft answers and frozen BatchNorm keep far more than the preset `paper`
-# does: experiments/LOG.md has the trial. Radii are for images of 64 grey pixels.
-SETTINGS = {
-    "projector": "none",
-    "deletion": "hinge",
-    "margin": 0.2,
-    "retention": "soft",
-    "ret_weight": 30.0,
-    "batch_weights": "sum",
-    "align_axis": "instance",
-    "align_weight": 30.0,
-    "reg_weight": 0.0,
-    "head_weight": 0.0,
-    "lr": 3e-4,
-    "weight_decay": 0.0,
-    "batchnorm": "freeze",
-    "passes": "joint",
-    "probe_batch": 128,
-    "probes.epsilons": (0.5, 1.0, 2.0),
-    "probes.iterations": 15,
-}
 
 
 def run_demo(
@@ -74,8 +52,6 @@ def run_demo(
         classifier,
         split,
         anchors=build_anchors(classifier.class_names),
-        method=StructGuard.configure("paper", SETTINGS),
-        preset="demo",
         out=out / "run",
         cache=out / "cache",
         request={"data": "digits", "model": "model", "forget": FORGET},
