@@ -7,8 +7,8 @@
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
 ordinary ledgers (docs/requests.md): stopped or killed, the same command goes on. A request that is not done ends the
-sequence, and the result says so. With --half sequential or together one of the two is brought on its way, beside the
-other on another core; the command without it then writes the result.
+sequence, and the result says so; it is written anew after each. With --half sequential or together one of the two
+is brought on its way, beside the other on another core.
 """
 
 from __future__ import annotations
@@ -40,28 +40,35 @@ def main(words: list[str] | None = None) -> None:
         for number, part in enumerate(parts if given.half != "together" else (), start=1):
             if len(sequential.view().requests) < number:
                 add_request(sequential, part)
-            if not _run(given, sequential, source, progress):
+            done = _run(given, sequential, source, progress)
+            _write(given, sequential, together)
+            if not done:
                 break
         if given.half != "sequential":
             for part in parts[len(together.view().requests) :]:
                 add_request(together, part)
             _run(given, together, source, progress, together=True)
-    if given.half:
-        return
+    result = _write(given, sequential, together)
+    for name in ("sequential", "together"):
+        for row in result[name]:
+            print(f"{name} {row['requests']}: {_said(row)}")
+
+
+def _write(given: argparse.Namespace, sequential: Ledger, together: Ledger) -> dict[str, Any]:
+    """Everything so far, so that a sequence that is stopped has its result too."""
+    attempts = (sequential if given.half != "together" else together).view().attempts
     result = {
         "requests": given.requests,
         "images": given.images,
         "seed": given.seed,
         "reference_first": given.reference_first,
-        "options": sequential.view().attempts[1].started.body.options.model_dump(mode="json"),
+        "options": attempts[1].started.body.options.model_dump(mode="json"),
         "model": sequential.view().created.body.model,
         "sequential": [_row(sequential, batch) for batch in sequential.view().batches],
         "together": [_row(together, batch) for batch in together.view().batches],
     }
     write_json(Path(given.out), result)
-    for name in ("sequential", "together"):
-        for row in result[name]:
-            print(f"{name} {row['requests']}: {_said(row)}")
+    return result
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:

@@ -45,11 +45,12 @@ def test_writes_what_happened_and_resumes(
     words += ["--requests", 3, "--images", 2, "--method", "random-label", "--device", "cpu"]
     words += ["--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60"]
     script.main([*map(str, words), "--half", "together"])
-    assert not (tmp_path / "out.json").exists()
+    half = json.loads((tmp_path / "out.json").read_text())
+    assert (half["sequential"], [row["requests"] for row in half["together"]]) == ([], [[1, 2, 3]])
     script.main([str(word) for word in words])
     found = json.loads((tmp_path / "out.json").read_text())
     assert [row["requests"] for row in found["sequential"]] == [[1], [2], [3]]
-    assert [row["requests"] for row in found["together"]] == [[1, 2, 3]]
+    assert found["together"] == half["together"]
     for row in (*found["sequential"], *found["together"]):
         assert row["outcome"] == "done"
         assert row["after"]["test_images"] == 12
