@@ -81,6 +81,8 @@ def test_a_run_ends_forgotten_on_the_line_and_nearer():
     whole, part = moved_by(plain), moved_by(back)
     share = size(part) / size(whole)
     assert 0 < share < 0.95
+    assert back.history[-1]["way"] == pytest.approx(share, abs=1e-4)
+    assert "way" not in plain.history[-1]
     for name, move in part.items():
         assert torch.allclose(move, share * whole[name], atol=1e-5), name
 
@@ -99,6 +101,7 @@ def test_a_label_may_get_no_more_than_the_probability_that_is_allowed():
     assert surest(plain) < surest(held) <= allowed < surest(free) < 0.5
     assert size(moved_by(free)) < size(moved_by(held)) < size(moved_by(plain))
     stays = run(retreat=surest(plain) / 2)
+    assert stays.history[-1]["way"] == 1.0
     assert size(moved_by(stays)) == size(moved_by(plain))
 
 

@@ -111,13 +111,13 @@ class Method(ABC, Generic[S]):
         """Whether the deployed path does anything yet; a path that starts at random misclassifies everything."""
         return True
 
-    def finish(self, job: Job[S], forgotten: Callable[[], bool]) -> bool:
+    def finish(self, job: Job[S], forgotten: Callable[[], bool]) -> Row | None:
         """Change the model a last time, once every forget image is misclassified; by default nothing.
 
-        ``forgotten`` is the stop test on the model as it is now. What it says in the end is returned: False, and the
-        steps go on.
+        ``forgotten`` is the stop test on the model as it is now. Figures that are returned stand in the history, in the
+        row of the last step; None says that images came back, and the steps go on.
         """
-        return True
+        return {}
 
     def total_steps(self, job: Job[S]) -> int:
         """The most steps this job can take, for the progress display."""
@@ -199,8 +199,9 @@ def carry_out(
                 return current().agree(check.forgotten(method.deploy(job)))
 
             done = current().agree(method.stops_when_forgotten and method.may_stop(job))
-            done = done and forgotten() and method.finish(job, forgotten)
-            row = {"step": float(job.step), **losses}
+            finished = method.finish(job, forgotten) if done and forgotten() else None
+            done = finished is not None
+            row = {"step": float(job.step), **losses, **(finished or {})}
             if done or job.step % measure_every == 0:
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
                 _mark(milestones, method, job, row["forget_accuracy"])

@@ -149,21 +149,23 @@ class StructGuard(Method[StructGuardSettings]):
         """Whether the schedule is over and the deployed path works."""
         return job.step >= _settle(job) and self.works(job)
 
-    def finish(self, job: Job[StructGuardSettings], forgotten: Callable[[], bool]) -> bool:
+    def finish(self, job: Job[StructGuardSettings], forgotten: Callable[[], bool]) -> Row | None:
         """Let the running means follow the weights, and give back what was too much.
 
-        What the new means bring back is forgotten in further steps.
+        What the new means bring back is forgotten in further steps. Logged: ``way``, the share of the way
+        from the first weights to the last ones at which the model stays.
         """
         follow = self._followed(job)
         follow()
         if job.settings.recalibrate and not forgotten():
-            return False
+            return None
         most = job.settings.retreat
-        if most is None or surest_label(job) > most:
-            return True
+        if most is None:
+            return {}
+        if surest_label(job) > most:
+            return {"way": 1.0}
         way = Way(job.start or job.original, job.model, follow)
-        way.least(lambda: forgotten() and surest_label(job) <= most)
-        return forgotten()
+        return {"way": way.least(lambda: forgotten() and surest_label(job) <= most)}
 
     def _followed(self, job: Job[StructGuardSettings]) -> Callable[[], None]:
         """What makes the running means those of the weights as they are."""
