@@ -64,8 +64,8 @@ def _write(given: argparse.Namespace, sequential: Ledger, together: Ledger) -> d
         "reference_first": given.reference_first,
         "options": attempts[1].started.body.options.model_dump(mode="json"),
         "model": sequential.view().created.body.model,
-        "sequential": [_row(sequential, batch) for batch in sequential.view().batches],
-        "together": [_row(together, batch) for batch in together.view().batches],
+        "sequential": _rows(sequential),
+        "together": _rows(together),
     }
     write_json(Path(given.out), result)
     return result
@@ -138,6 +138,11 @@ def _run(
         precision=given.precision,
         retain_sample=given.retain_sample,
     ).done
+
+
+def _rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """One row a batch, but for one that was cut off."""
+    return [_row(ledger, batch) for batch in ledger.view().batches if batch.attempts[-1].finished]
 
 
 def _row(ledger: Ledger, batch: Batch) -> dict[str, Any]:
