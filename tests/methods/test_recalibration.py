@@ -140,6 +140,13 @@ def test_the_run_ends_forgotten_with_means_that_follow(tmp_path):
     assert plain.record.forgotten
     assert following.record.forgotten
     assert following.record.steps >= plain.record.steps
+    before, stayed, moved = (
+        {name: value for name, value in model.state_dict().items() if name.endswith("running_mean")}
+        for model in (tiny.model, plain.classifier, following.classifier)
+    )
+    assert before
+    assert all(torch.equal(stayed[name], value) for name, value in before.items())
+    assert not any(torch.equal(moved[name], value) for name, value in before.items())
 
 
 def test_statistics_that_are_measured_anyway_do_not_follow():

@@ -185,6 +185,10 @@ def carry_out(
     check = ForgetCheck(job.forget, eval_batch, job.device)
     if job.step == 0 and method.stops_when_forgotten and check.forgotten(method.deploy(job)):
         return Outcome(method.deploy(job), 0, "already forgotten")
+
+    def forgotten() -> bool:
+        return current().agree(check.forgotten(method.deploy(job)))
+
     total = method.total_steps(job)
     devices = [job.device] if job.device.type == "cuda" else []
     # Dropout draws from the global generators: `Job.steps` seeds them for each step, and here they are put back.
@@ -194,10 +198,6 @@ def carry_out(
         for losses in method.run(job):
             _refuse_nonfinite(losses, job.step)
             job.step += 1
-
-            def forgotten() -> bool:
-                return current().agree(check.forgotten(method.deploy(job)))
-
             done = current().agree(method.stops_when_forgotten and method.may_stop(job))
             finished = method.finish(job, forgotten) if done and forgotten() else None
             done = finished is not None

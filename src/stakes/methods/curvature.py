@@ -73,9 +73,7 @@ class InputCurvature:
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
                 rows = self._rows(module, inputs[0].detach().float())
-                if len(rows) > ROWS:
-                    rows = rows[torch.randperm(len(rows), generator=draws)[:ROWS].to(rows.device)]
-                products = self._products(module, rows)
+                products = self._products(module, thinned(rows, draws))
                 before = sums.get(name, [torch.zeros_like(product) for product in products])
                 sums[name] = [total + product for total, product in zip(before, products, strict=True)]
 
@@ -142,6 +140,13 @@ def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
     )
     rows: Tensor = seen.transpose(1, 2).flatten(0, 1)
     return rows
+
+
+def thinned(rows: Tensor, draws: torch.Generator) -> Tensor:
+    """``ROWS`` of the rows (n, inputs), drawn from a CPU generator, where there are more."""
+    if len(rows) <= ROWS:
+        return rows
+    return rows[torch.randperm(len(rows), generator=draws)[:ROWS].to(rows.device)]
 
 
 def takes_part(module: nn.Module) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stakes.methods.curvature import ROWS, input_rows, takes_part
+from stakes.methods.curvature import input_rows, takes_part, thinned
 
 RIDGE = 1e-3  # ε, in mean variances of z
 
@@ -31,7 +31,6 @@ class MeanRecalibration:
         network: the network as it was trained, in evaluation mode.
         batches: probes to send through it, (n, C, H, W) each.
         draws: a CPU generator, for the rows that stand for all.
-        forward: sends pixels through; the network itself where left out.
 
     Source:
         ours. The estimate is the linear minimum-mean-square-error one. Assumes that inputs of a layer vary over
@@ -54,7 +53,6 @@ class MeanRecalibration:
         batches: Iterable[Tensor],
         *,
         draws: torch.Generator,
-        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         moments: dict[str, _Moments] = {}
         feeds: dict[str, str] = {}
@@ -63,9 +61,7 @@ class MeanRecalibration:
         def layer(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 outputs[id(output)] = (name, output)  # held, so that no other tensor takes its id
-                rows = input_rows(module, inputs[0].detach().float())
-                if len(rows) > ROWS:
-                    rows = rows[torch.randperm(len(rows), generator=draws)[:ROWS].to(rows.device)]
+                rows = thinned(input_rows(module, inputs[0].detach().float()), draws)
                 moments.setdefault(name, _Moments()).add(rows, rows @ _matrix(module).T)
 
             return hook
@@ -89,7 +85,7 @@ class MeanRecalibration:
         try:
             with torch.no_grad():
                 for pixels in batches:
-                    (forward or network)(pixels)
+                    network(pixels)
                     outputs.clear()
         finally:
             for hook in hooks:

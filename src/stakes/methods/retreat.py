@@ -44,7 +44,7 @@ class Way:
             for name, value in network.state_dict().items()
             if name in before and value.is_floating_point()
         }
-        self._from = {name: before[name].to(value).clone() for name, value in self._now.items()}
+        self._from = {name: before[name].to(value) for name, value in self._now.items()}
         self._to = {name: value.clone() for name, value in self._now.items()}
         self._after = after
 

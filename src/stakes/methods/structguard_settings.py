@@ -92,7 +92,8 @@ class StructGuardSettings(MethodSettings):
     recalibrate: bool = Field(
         False,
         description="once all are forgotten, running means of BatchNorm follow the weights by what the probes say of "
-        "the inputs of the layer before (`stakes.methods.recalibration`), where the forget set stays forgotten",
+        "the inputs of the layer before (`stakes.methods.recalibration`); images that this brings back are forgotten "
+        "in further steps",
     )
     retreat: float | None = Field(
         None,
