@@ -600,9 +600,10 @@ def test_the_stop_test_does_not_count_before_the_schedule_is_over(tmp_path):
     assert settled.record.steps >= settle
     forgotten = [row["forget_accuracy"] for row in settled.history if "forget_accuracy" in row]
     assert 0.0 in forgotten[:-1], "it was forgotten long before"
-    cut = run(tmp_path, importance_after=1, max_steps=hasty.record.steps + 2, settle=settle)
-    assert cut.record.stop_reason == "step limit"
-    assert cut.record.forgotten, "which the record says all the same"
+    most = hasty.record.steps + 8
+    cut = run(tmp_path, importance_after=1, max_steps=most, settle=settle)
+    assert cut.record.stop_reason == "forgotten", "a schedule that the limit cuts short leaves a quarter of it"
+    assert most * 3 // 4 <= cut.record.steps < most
 
 
 def test_costs_of_all_that_is_sent(tmp_path):

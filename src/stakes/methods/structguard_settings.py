@@ -108,7 +108,8 @@ class StructGuardSettings(MethodSettings):
         0,
         ge=0,
         description="steps over which the lr falls along a half cosine, times the root of the number of forget "
-        "batches; the stop test counts only after them, so that what forgetting broke at first is mended",
+        "batches, and three quarters of the most steps at most; the stop test counts only after them, so that what "
+        "forgetting broke at first is mended",
     )
     align: Alignment = "cosine"
     align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
@@ -125,7 +126,7 @@ class StructGuardSettings(MethodSettings):
     head_l2: float = Field(0.005, ge=0)
 
     def schedule(self, batches: int) -> int:
-        """Steps of the schedule: a forget set of more batches needs more of them, by the square root."""
+        """Steps of the schedule, were there no limit: more batches need more of them, by the square root."""
         return round(self.settle * math.sqrt(batches))
 
     def copies(self, images: int, batches: int) -> int:
