@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes.cli_options import Device, HiddenDevice, HiddenPrecision, HiddenSeed, JsonOption, Precision
+
 if TYPE_CHECKING:
     from stakes.bench.cost import GridCost
     from stakes.bench.grid import Grid
@@ -90,9 +92,11 @@ def bench(
         int,
         typer.Option("--retries", min=0, help="How often a cell is tried again after its worker died (ray)."),
     ] = 3,
-    device: Annotated[str | None, typer.Option("--device", help="In place of the grid's.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="In place of the grid's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    device: Annotated[Device | None, typer.Option("--device", help="In place of the grid's.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="In place of the grid's.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a grid of unlearnings; finished cells stay, failed ones are told. Exit 7: some cells failed."""
     from stakes.bench.board import ConsoleBoard
@@ -108,7 +112,11 @@ def bench(
         raise ConfigError("--address", expected="--engine ray", got="--engine local")
     cluster = Cluster(address, cpus_per_cell, gpus_per_cell, retries) if engine is Engine.ray else None
     registry = load_plugins(plugins or [])
-    given = {"device": device, "precision": precision, "retain_sample": retain_sample}
+    given = {
+        "device": device and device.value,
+        "precision": precision and precision.value,
+        "retain_sample": retain_sample,
+    }
     wanted = _changed(load_grid(grid), given, keep_models)
     if dry_run:
         _print_cost(grid_cost(wanted, expand(wanted, registry, seed=seed)), as_json)
@@ -158,9 +166,9 @@ def table(
     kind: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it inside JSON on stdout.")] = False,
-    seed: Annotated[int, typer.Option("--seed", hidden=True)] = 0,
-    device: Annotated[str, typer.Option("--device", hidden=True)] = "auto",
-    precision: Annotated[str, typer.Option("--precision", hidden=True)] = "fp32",
+    seed: HiddenSeed = 0,
+    device: HiddenDevice = Device.auto,
+    precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Render the records of a bench: mean ± standard deviation over seeds, the published figure beside ours."""
     from stakes.bench.folder import BenchFolder

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from stakes.cli_options import JsonOption, SeedOption, say
+from stakes.cli_options import (
+    Device,
+    HiddenDevice,
+    HiddenPrecision,
+    JsonOption,
+    Precision,
+    SeedOption,
+    say,
+)
 
 commands = typer.Typer()
 
@@ -25,8 +33,8 @@ def lacuna(
     ] = 100,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
-    device: Annotated[str, typer.Option("--device", hidden=True)] = "auto",
-    precision: Annotated[str, typer.Option("--precision", hidden=True)] = "fp32",
+    device: HiddenDevice = Device.auto,
+    precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Build Lacuna-10 or Lacuna-100 from VGGFace2. For one seed they share neither a person nor an image."""
     from stakes.config import build

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def whole(finished: OpenedRun, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert [one.name for one in found.skipped] == ["milestones"], "this run kept none"
     assert [section.name for section in found.sections] == [name for name in ANALYSES if name != "milestones"]
     return folder
+
+
+def test_sections_that_end_together_all_stand_in_the_record(run: OpenedRun) -> None:
+    made = [
+        Section(name=f"part-{n}", title="A part", sentence="One.", limit="None.", numbers={"number": n})
+        for n in range(16)
+    ]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(lambda section: section.save(run.path), made))
+    recorded = Record.load(run.path / "record.json").analyses
+    assert {name: row for name, row in recorded.items() if name.startswith("part-")} == {
+        section.name: section.numbers for section in made
+    }
 
 
 def test_sections_and_figures_are_written(whole: Path) -> None:

@@ -602,7 +602,9 @@ def test_the_stop_test_does_not_count_before_the_schedule_is_over(tmp_path):
     assert 0.0 in forgotten[:-1], "it was forgotten long before"
     most = hasty.record.steps + 8
     cut = run(tmp_path, importance_after=1, max_steps=most, settle=settle)
-    assert cut.record.stop_reason == "forgotten", "a schedule that the limit cuts short leaves a quarter of it"
+    assert cut.record.stop_reason == "forgotten", (
+        "a schedule that the limit cuts short leaves a quarter of it"
+    )
     assert most * 3 // 4 <= cut.record.steps < most
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stakes.errors import RunFolderError
 from stakes.files import write_json
+from stakes.locks import alone
 from stakes.records import Record
 
 Cell = str | float | int | None
@@ -70,11 +71,14 @@ class Section(_Part):
             RunFolderError: the folder holds no finished run.
             OutputError: it cannot be written.
         """
-        record = Record.load(run / "record.json")
-        path = folder_of(run) / f"{self.name}.json"
-        write_json(path, self.model_dump(mode="json"))
-        analyses = record.analyses | {self.name: self.numbers}
-        record.model_copy(update={"analyses": analyses}).save(run / "record.json")
+        recorded, path = run / "record.json", folder_of(run) / f"{self.name}.json"
+        Record.load(recorded)  # refused before anything is made
+        # Two analyses of one run may end together, and neither may take the other's numbers out of the record.
+        with alone(path.parent / ".lock", what=f"{run}", fix="Wait for the other one.", wait=60.0):
+            record = Record.load(recorded)
+            write_json(path, self.model_dump(mode="json"))
+            analyses = record.analyses | {self.name: self.numbers}
+            record.model_copy(update={"analyses": analyses}).save(recorded)
         return path
 
     @classmethod
