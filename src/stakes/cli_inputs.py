@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stakes.errors import AnchorError, DataError
+from stakes.errors import AnchorError
 
 if TYPE_CHECKING:
     from stakes.anchors import Anchors
@@ -24,13 +24,6 @@ def open_problem(
     from stakes.data.sources import open_source
     from stakes.models.checkpoint import load_checkpoint
 
-    if data is None and not forget.startswith("images:"):
-        raise DataError(
-            f"--forget {forget}",
-            expected="--data SRC, where those images are",
-            got="no --data",
-            fix="Or give the images themselves: --forget images:DIR.",
-        )
     classifier = load_checkpoint(model, allow_pickle=allow_pickle)
     size = classifier.input_size
     source = open_source(data, size=size) if data is not None else None

@@ -143,7 +143,7 @@ def _train_of(source: Source | None, spec: str) -> ImageSet:
         raise DataError(
             f"forget request {spec!r} names rows of a training split",
             got="no training data" if source is None else f"no training split in {source.name}",
-            fix="Give the training data, or the images themselves as images:DIR.",
+            fix="Give the training data (--data SRC), or the images themselves (images:DIR).",
         )
     return source.train
 

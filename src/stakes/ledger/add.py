@@ -8,7 +8,6 @@ from pathlib import Path
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.images import ImageSet
 from stakes.data.sources import Source, open_source
-from stakes.errors import DataError
 from stakes.ledger.events import Asked
 from stakes.ledger.folder import Ledger
 from stakes.ledger.gather import keep
@@ -103,13 +102,6 @@ def _split(
         images = forget.forget.for_classes(made.class_names)
         return ForgetSplit(images, spec=forget.spec, indices=forget.indices), None
     named = data if data is not None else made.data
-    if named is None and not forget.startswith("images:"):
-        raise DataError(
-            f"--forget {forget}",
-            expected="--data SRC, where those images are",
-            got="no --data, and a ledger made without",
-            fix="Or give the images themselves: --forget images:DIR.",
-        )
     if forget.startswith("images:"):
         named = None  # the folder is all that is needed
     source = named if named is None or isinstance(named, Source) else open_source(named, size=made.input_size)
