@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stakes.ledger.view import Request, View
 
 NOT_DONE = 3
+MUCH = 2.0  # points of test accuracy that are worth a hint
 CAME_BACK = 8
 commands = typer.Typer(
     name="request", help="Deletion requests over years, in a ledger beside the model.", no_args_is_help=True
@@ -375,6 +376,7 @@ def _report(report: RunReport) -> dict[str, Any]:
         "done": report.done,
         "model": report.model,
         "folder": str(report.folder),
+        "first": report.first.model_dump(mode="json") if report.first else None,
         "batches": [
             {
                 "requests": list(batch.requests),
@@ -404,4 +406,19 @@ def _print_report(report: RunReport) -> None:
         typer.echo("nothing is pending")
     if not report.done:
         typer.echo("Requests that are not done stay pending, and the current model stays as it was.")
+    if (lost := _since_first(report)) is not None:
+        start, now = lost
+        line = f"since the first model: test accuracy {start:.2f} → {now:.2f} %"
+        if start - now > MUCH:
+            line += "; next time --afresh, which does not add up, if the first model is still there"
+        typer.echo(line)
     typer.echo(f"current model: {report.folder}")
+
+
+def _since_first(report: RunReport) -> tuple[float, float] | None:
+    """Test accuracy of the first model and of the current one, where the last run began with another than the first."""
+    last = next((batch for batch in reversed(report.batches) if batch.outcome == "done"), None)
+    if report.first is None or last is None or last.before is None or last.after is None:
+        return None
+    start, begun, now = (one.test_accuracy for one in (report.first, last.before, last.after))
+    return None if start is None or now is None or begun == start else (start, now)

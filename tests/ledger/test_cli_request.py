@@ -16,10 +16,12 @@ from doubles import NAMES, images, problem
 from PIL import Image
 
 from stakes import cli
-from stakes.cli_request import CAME_BACK, NOT_DONE
+from stakes.cli_request import CAME_BACK, NOT_DONE, _print_report
+from stakes.ledger.run import RunReport
+from stakes.ledger.work import BatchReport
 from stakes.models import save_checkpoint
 from stakes.opened import open_run
-from stakes.records import Record
+from stakes.records import Figures, Record
 
 Call = Callable[..., tuple[int, Any, str]]
 RUN = ["--method", "random-label", "--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60"]
@@ -78,6 +80,7 @@ def test_the_whole_way(call: Call, home: Path, tmp_path: Path, monkeypatch: pyte
     assert done["done"] is True
     assert [batch["requests"] for batch in done["batches"]] == [[1], [2]]
     assert (ledger / "runs" / "000001" / "report.html").is_file()
+    assert done["first"] == done["batches"][0]["before"] != done["batches"][1]["before"]
 
     code, listed, _ = call("list", ledger, "--json")
     assert [row["status"] for row in listed["requests"]] == ["done", "done"]
@@ -149,6 +152,28 @@ def test_afresh(call: Call, home: Path, tmp_path: Path) -> None:
         assert call("prune", ledger, "--keep", 1, "--keep-first")[0] == 0
     record = Record.load(ledger / "runs" / "000002" / "record.json")
     assert record.after.forget_images == 2
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "said"),
+    [
+        (90.0, 80.0, None),  # of the first request, or afresh: the line of the batch says it
+        (88.0, 87.9, "since the first model: test accuracy 90.00 → 87.90 %; next time --afresh"),
+        (89.0, 88.5, "since the first model: test accuracy 90.00 → 88.50 %\n"),
+        (88.0, None, None),
+    ],
+)
+def test_losses_that_add_up_are_told(
+    begun: float, now: float | None, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, before, after = (
+        Figures(test_accuracy=test, forget_accuracy=0.0, forget_images=1) for test in (90.0, begun, now)
+    )
+    batch = BatchReport((2,), "done", (), {}, (2,), before, after)
+    _print_report(RunReport((batch,), "0" * 64, Path("model"), first))
+    out = capsys.readouterr().out
+    assert ("since the first model" in out) == (said is not None)
+    assert (said or "") in out
 
 
 def test_not_done(call: Call, home: Path, tmp_path: Path) -> None:

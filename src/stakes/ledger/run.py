@@ -16,6 +16,7 @@ from stakes.ledger.folder import Ledger
 from stakes.ledger.work import BatchReport, Work
 from stakes.methods import Method, find_method
 from stakes.progress import Progress, silent
+from stakes.records import Figures
 from stakes.runtime import resolve_device
 
 _QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}  # these change no result
@@ -23,11 +24,18 @@ _QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}  # these 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What one call of `run_requests` did."""
+    """What one call of `run_requests` did.
+
+    Attributes:
+        batches: what became of each.
+        model, folder: hash and place of the current model.
+        first: figures of the ledger's first model, as its first run found them; None before there was one.
+    """
 
     batches: tuple[BatchReport, ...]
     model: str
     folder: Path
+    first: Figures | None = None
 
     @property
     def done(self) -> bool:
@@ -144,5 +152,7 @@ def _carry_out(work: Work, *, together: bool, abandon: bool) -> RunReport:
     pending = [number for number in pending if number not in tried]
     batches = [tuple(pending)] if together and pending else [(number,) for number in pending]
     reports += [work.batch(requests) for requests in batches]
-    current = work.ledger.view().current
-    return RunReport(tuple(reports), current, work.ledger.states.folder(current))
+    view = work.ledger.view()
+    begun = view.attempts.get(1)
+    first = begun.finished.body.before if begun and begun.finished else None
+    return RunReport(tuple(reports), view.current, work.ledger.states.folder(view.current), first)
