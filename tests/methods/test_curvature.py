@@ -71,6 +71,19 @@ def test_a_linear_layer(shape, damping):
     assert np.allclose(found, gradient.double().numpy() @ p_of(rows, damping), atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [4, 12])
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_a_layer_with_too_many_inputs_for_a_covariance(count, damping, monkeypatch):
+    monkeypatch.setattr(curvature, "WIDE", 5)
+    network = nn.Sequential(nn.Linear(9, 3))
+    pixels, gradient = rand(count, 9), rand(3, 9, seed=1)
+    found = applied(measured(network, *pixels.split(3), damping=damping), network, network[0], gradient)
+    seen = pixels[torch.randperm(count, generator=draws())[:5]] if count > 5 else pixels
+    assert np.allclose(found, gradient.double().numpy() @ p_of(seen.double().numpy(), damping), atol=1e-5)
+    nothing = applied(measured(network, torch.zeros(2, 9)), network, network[0], gradient)
+    assert np.array_equal(nothing, gradient.double().numpy()), "inputs that are never used are free"
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -12,6 +12,9 @@ particular to that image. With a hinge and soft answers this is the natural dire
 A convolution's inputs are what its kernel sees: C channels at K places. ``kronecker`` takes A ≈ A_C ⊗ A_K, the
 covariances of channels and of places, whose eigenvalues are products λ_i μ_j; so P costs C·C instead of CK·CK for each
 output and place.
+
+Of a layer with very many inputs A is never formed: with the rows R of inputs seen, P = I − Rᵀ (R Rᵀ + n δ I)⁻¹ R
+(Woodbury), as large as there are rows.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from torch.nn import functional as F
 
 Extent = Literal["patches", "kronecker", "channels"]
 ROWS = 20_000  # of inputs of one layer and pass that go into A; more change it little
+WIDE = 8192  # inputs of a layer above which rows are kept instead of A: that of VGG's first linear layer takes 2.5 GB
 
 
 class InputCurvature:
@@ -69,11 +73,15 @@ class InputCurvature:
         self.extent = extent
         layers = {name: module for name, module in network.named_modules() if takes_part(module)}
         sums: dict[str, list[Tensor]] = {}
+        wide: dict[str, list[Tensor]] = {}
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-                rows = self._rows(module, inputs[0].detach().float())
-                products = self._products(module, thinned(rows, draws))
+                rows = thinned(self._rows(module, inputs[0].detach().float()), draws)
+                if rows.shape[1] > WIDE and not isinstance(module, nn.Conv2d):
+                    wide.setdefault(name, []).append(rows)
+                    return
+                products = self._products(module, rows)
                 before = sums.get(name, [torch.zeros_like(product) for product in products])
                 sums[name] = [total + product for total, product in zip(before, products, strict=True)]
 
@@ -88,6 +96,8 @@ class InputCurvature:
             for hook in hooks:
                 hook.remove()
         self._shrinks = {name: _shrink(total, damping) for name, total in sums.items()}
+        for name, seen in wide.items():
+            self._shrinks[name] = _shrink_by_rows(thinned(torch.cat(seen), draws, most=WIDE), damping)
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
@@ -142,11 +152,12 @@ def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
     return rows
 
 
-def thinned(rows: Tensor, draws: torch.Generator) -> Tensor:
-    """``ROWS`` of the rows (n, inputs), drawn from a CPU generator, where there are more."""
-    if len(rows) <= ROWS:
+def thinned(rows: Tensor, draws: torch.Generator, most: int | None = None) -> Tensor:
+    """``most`` of the rows (n, inputs), ``ROWS`` where not said, drawn from a CPU generator where there are more."""
+    most = ROWS if most is None else most
+    if len(rows) <= most:
         return rows
-    return rows[torch.randperm(len(rows), generator=draws)[:ROWS].to(rows.device)]
+    return rows[torch.randperm(len(rows), generator=draws)[:most].to(rows.device)]
 
 
 def takes_part(module: nn.Module) -> bool:
@@ -174,6 +185,17 @@ def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor
         return back
 
     return both
+
+
+def _shrink_by_rows(seen: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
+    """The same where A is that of the rows seen (n, inputs), without forming it."""
+    gram = (seen @ seen.T).double()
+    scale = gram.trace() / seen.shape[1]  # mean eigenvalue of n · A before it is scaled to 1
+    if not float(scale):
+        return lambda rows: rows
+    # Rounding counts here: P is what is left of a difference.
+    inner = torch.linalg.inv(gram + scale * damping * torch.eye(len(gram)).to(gram)).to(seen)
+    return lambda rows: rows - (rows @ seen.T) @ inner @ seen
 
 
 def _scaled(product: Tensor) -> Tensor:

@@ -56,21 +56,23 @@ class MeanRecalibration:
     ) -> None:
         moments: dict[str, _Moments] = {}
         feeds: dict[str, str] = {}
-        outputs: dict[int, tuple[str, Tensor]] = {}
+        passed: dict[int, tuple[str, Tensor, Tensor]] = {}
 
         def layer(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                outputs[id(output)] = (name, output)  # held, so that no other tensor takes its id
-                rows = thinned(input_rows(module, inputs[0].detach().float()), draws)
-                moments.setdefault(name, _Moments()).add(rows, rows @ _matrix(module).T)
+                passed[id(output)] = (name, inputs[0], output)  # held, so that no other tensor takes its id
 
             return hook
 
         def norm(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                found = outputs.get(id(inputs[0]))
-                if found is not None:
-                    feeds[name] = found[0]
+                found = passed.pop(id(inputs[0]), None)  # let go, since a whole pass would fill the memory
+                if found is None:
+                    return
+                feeds[name], entered, _ = found
+                fed = layers[feeds[name]]
+                rows = thinned(input_rows(fed, entered.float()), draws)
+                moments.setdefault(name, _Moments()).add(rows, rows @ _matrix(fed).T)
 
             return hook
 
@@ -86,14 +88,13 @@ class MeanRecalibration:
             with torch.no_grad():
                 for pixels in batches:
                     network(pixels)
-                    outputs.clear()
+                    passed.clear()
         finally:
             for hook in hooks:
                 hook.remove()
         self._weights = {name: _matrix(layers[feeds[name]]).clone() for name in feeds}
         self._means = {
-            name: moments[feeds[name]].mean_where(_expected(norms[name], layers[feeds[name]]))
-            for name in feeds
+            name: moments[name].mean_where(_expected(norms[name], layers[feeds[name]])) for name in feeds
         }
         self._feeds = feeds
         self._running = {name: _running(norms[name]).clone() for name in feeds}
