@@ -122,6 +122,24 @@ def test_channels_alone(options):
             assert np.allclose(found[:, :, row, column], before[:, :, row, column] @ one, atol=1e-4)
 
 
+def test_eigenvalues_that_float32_does_not_find(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(4, 3, 3))
+    pixels, gradient = rand(5, 4, 7, 6), rand(3, 4, 3, 3, seed=1)
+    wanted = applied(measured(network, pixels, extent="kronecker"), network, network[0], gradient)
+    whole, kinds = torch.linalg.eigh, []
+
+    def eigh(matrix: Tensor) -> Any:
+        kinds.append(matrix.dtype)
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return whole(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    found = applied(measured(network, pixels, extent="kronecker"), network, network[0], gradient)
+    assert kinds == [torch.float32, torch.float64] * 2
+    assert np.allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "dilation": 2}, {"kernel_size": (3, 2)}])
 def test_channels_and_places_apart(options):
     conv = nn.Conv2d(4, 3, **{"kernel_size": 3} | options)

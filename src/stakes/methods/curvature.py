@@ -175,7 +175,7 @@ def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor
         identity = torch.eye(len(covariances[0])).to(covariances[0])
         inverse: Tensor = damping * torch.linalg.inv(covariances[0] + damping * identity)
         return lambda rows: rows @ inverse
-    (first, channels), (second, places) = (torch.linalg.eigh(covariance) for covariance in covariances)
+    (first, channels), (second, places) = (_eigen(covariance) for covariance in covariances)
     factors = damping / (second.clamp(min=0)[:, None] * first.clamp(min=0)[None, :] + damping)
 
     def both(rows: Tensor) -> Tensor:
@@ -196,6 +196,15 @@ def _shrink_by_rows(seen: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
     # Rounding counts here: P is what is left of a difference.
     inner = torch.linalg.inv(gram + scale * damping * torch.eye(len(gram)).to(gram)).to(seen)
     return lambda rows: rows - (rows @ seen.T) @ inner @ seen
+
+
+def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors."""
+    try:
+        return cast(tuple[Tensor, Tensor], torch.linalg.eigh(covariance))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # seen in float32 where a handful of probes use a few of 512 directions
+        values, vectors = torch.linalg.eigh(covariance.double())
+        return values.to(covariance), vectors.to(covariance)
 
 
 def _scaled(product: Tensor) -> Tensor:
