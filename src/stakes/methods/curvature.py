@@ -202,7 +202,8 @@ def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors."""
     try:
         return cast(tuple[Tensor, Tensor], torch.linalg.eigh(covariance))
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # seen in float32 where a handful of probes use a few of 512 directions
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Seen where a handful of probes use a few of 512 directions.
         values, vectors = torch.linalg.eigh(covariance.double())
         return values.to(covariance), vectors.to(covariance)
 
