@@ -189,12 +189,12 @@ def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor
 
 def _shrink_by_rows(seen: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
     """The same where A is that of the rows seen (n, inputs), without forming it."""
-    gram = (seen @ seen.T).double()
+    gram = (seen @ seen.T).cpu().double()  # not every accelerator has doubles
     scale = gram.trace() / seen.shape[1]  # mean eigenvalue of n · A before it is scaled to 1
     if not float(scale):
         return lambda rows: rows
     # Rounding counts here: P is what is left of a difference.
-    inner = torch.linalg.inv(gram + scale * damping * torch.eye(len(gram)).to(gram)).to(seen)
+    inner = torch.linalg.inv(gram + scale * damping * torch.eye(len(gram), dtype=gram.dtype)).to(seen)
     return lambda rows: rows - (rows @ seen.T) @ inner @ seen
 
 
@@ -204,7 +204,7 @@ def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor], torch.linalg.eigh(covariance))
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # Seen where a handful of probes use a few of 512 directions.
-        values, vectors = torch.linalg.eigh(covariance.double())
+        values, vectors = torch.linalg.eigh(covariance.cpu().double())
         return values.to(covariance), vectors.to(covariance)
 
 
