@@ -27,6 +27,11 @@ from stakes.report.section import Section, folder_of, sections
 NEVER = re.compile("guarantee", re.IGNORECASE)
 
 
+def written_in(run: Path) -> list[Path]:
+    """The files of the sections, in the order of their names; the lock is none."""
+    return [path for path in sorted(folder_of(run).iterdir()) if path.name != ".lock"]
+
+
 def anchors_of(run: OpenedRun) -> Path:
     return Path(run.record.request["model"]).parent / "anchors.safetensors"
 
@@ -75,7 +80,7 @@ def test_sections_and_figures_are_written(whole: Path) -> None:
             else:
                 with Image.open(path) as image:
                     image.verify()
-    assert named == {path.name for path in folder_of(whole).iterdir() if path.suffix != ".json"}
+    assert named == {path.name for path in written_in(whole) if path.suffix != ".json"}
 
 
 def test_the_request_of_the_record_is_untouched(whole: Path, finished: OpenedRun) -> None:
@@ -90,7 +95,7 @@ def test_pictures_of_forgotten_images_are_personal(whole: Path) -> None:
 
 def test_the_same_analysis_writes_the_same_bytes(whole: Path, run: OpenedRun) -> None:
     analyse(run, only=["retrieval", "anchors"], anchors=anchors_of(run), settings=SMALL)
-    written = sorted(folder_of(run.path).iterdir())
+    written = written_in(run.path)
     assert len(written) == 6
     for path in written:
         assert (folder_of(whole) / path.name).read_bytes() == path.read_bytes(), path.name
@@ -105,10 +110,7 @@ def test_svgs_keep_their_text_and_tell_no_time(whole: Path) -> None:
 def test_only_some(run: OpenedRun) -> None:
     found = analyse(run, only=["consistency"], settings=SMALL)
     assert [section.name for section in found.sections] == ["consistency"]
-    assert [path.name for path in sorted(folder_of(run.path).iterdir())] == [
-        "consistency.json",
-        "consistency.svg",
-    ]
+    assert [path.name for path in written_in(run.path)] == ["consistency.json", "consistency.svg"]
     for wrong in (["retrieve"], []):
         with pytest.raises(ConfigError, match="retrieval, class-level"):
             analyse(run, only=wrong)
