@@ -18,24 +18,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import stakes
 from stakes.files import write_json
-from stakes.metrics.accuracy import predict
+from stakes.metrics.accuracy import accuracy, predict
 from stakes.opened import OpenedRun, open_run
-from stakes.runtime import generator
+from stakes.runtime import positions
 
 IMAGES, BATCH = 2000, 250
 
 
 def some(images: stakes.ImageSet, name: str) -> stakes.ImageSet:
     """Seeded images of a split, the same for every run."""
-    order = torch.randperm(len(images), generator=generator("running statistics", name, 0))
-    return images.subset(order[:IMAGES])
+    return images.subset(positions(len(images), IMAGES, "running statistics", name, 0))
 
 
 def accuracies(classifier: stakes.Classifier, parts: dict[str, stakes.ImageSet]) -> dict[str, float]:
     """Percent of each part that is classified as labelled."""
     return {
-        name: round(100 * float((predict(classifier, part, batch=BATCH) == part.labels).double().mean()), 2)
-        for name, part in parts.items()
+        name: accuracy(predict(classifier, part, batch=BATCH), part.labels) for name, part in parts.items()
     }
 
 

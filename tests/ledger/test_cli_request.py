@@ -185,6 +185,14 @@ def test_not_done(call: Call, home: Path, tmp_path: Path) -> None:
     assert "the current model stays as it was" in said
 
 
+def test_rows_of_data_that_were_never_named(call: Call, home: Path, tmp_path: Path) -> None:
+    assert call("init", tmp_path / "ledger", "--model", home / "model")[0] == 0
+    code, _, err = call("add", tmp_path / "ledger", "--forget", "random:2")
+    assert code == 2
+    assert "'random:2' names rows of a training split" in err
+    assert "--data SRC" in err
+
+
 def test_images_in_a_folder_that_goes_away(call: Call, home: Path, tmp_path: Path) -> None:
     ledger = made(call, home, tmp_path / "ledger")
     theirs = tmp_path / "theirs"
