@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes import cli_analyse, cli_audit, cli_bench, cli_lacuna, cli_push, cli_report, cli_request, cli_speed
+from stakes import (
+    cli_analyse,
+    cli_audit,
+    cli_bench,
+    cli_lacuna,
+    cli_push,
+    cli_report,
+    cli_request,
+    cli_speed,
+    cli_tune,
+)
 from stakes.cli_inputs import choose_anchors, open_problem, open_sized, preset_label, training_settings
 from stakes.cli_options import (
     AnchorsOption,
@@ -73,6 +83,7 @@ app = typer.Typer(
 app.add_typer(cli_analyse.commands)
 app.add_typer(cli_audit.commands)
 app.add_typer(cli_bench.commands)
+app.add_typer(cli_tune.commands)
 app.add_typer(cli_speed.commands)
 app.add_typer(cli_lacuna.commands)
 app.add_typer(cli_push.commands)

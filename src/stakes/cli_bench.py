@@ -7,9 +7,10 @@ results; 7 some cells failed; 130 interrupted (the same command goes on where it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stakes.bench.cost import GridCost
     from stakes.bench.grid import Grid
 
+G = TypeVar("G", bound="Grid")
 SOME_FAILED = 7
 commands = typer.Typer()
 
@@ -117,7 +119,8 @@ def bench(
         "precision": precision and precision.value,
         "retain_sample": retain_sample,
     }
-    wanted = _changed(load_grid(grid), given, keep_models)
+    wanted = with_run(load_grid(grid), given)
+    wanted = wanted.model_copy(update={"keep_models": wanted.keep_models or keep_models})
     if dry_run:
         _print_cost(grid_cost(wanted, expand(wanted, registry, seed=seed)), as_json)
         return
@@ -191,13 +194,12 @@ def table(
         typer.echo(str(out))
 
 
-def _changed(grid: Grid, run: dict[str, Any], keep_models: bool) -> Grid:
-    """The grid with what the command line gives in place of its own."""
+def with_run(grid: G, given: Mapping[str, Any]) -> G:
+    """The grid with what the command line gives in place of its run settings; None stands for nothing."""
     from stakes.config import RunSettings, build
 
-    given = {key: value for key, value in run.items() if value is not None}
-    settings = build(RunSettings, grid.run.model_dump() | given)
-    return grid.model_copy(update={"run": settings, "keep_models": grid.keep_models or keep_models})
+    changed = {key: value for key, value in given.items() if value is not None}
+    return grid.model_copy(update={"run": build(RunSettings, grid.run.model_dump() | changed)})
 
 
 def _print_cost(cost: GridCost, as_json: bool) -> None:

@@ -13,9 +13,11 @@ import stakes
 from stakes.anchors import Anchors
 from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid
+from stakes.config import build
 from stakes.models.recipe import recipe
 from stakes.records import Record
 from stakes.training import train_checkpoint
+from stakes.tune.plan import TunePlan
 
 PROBES = {"probes.per_image": 4, "probes.iterations": 3, "probes.epsilon": 1.0}
 ADV = PROBES | {"probe_batch": 8, "max_steps": 8, "lr": 0.005}
@@ -40,6 +42,12 @@ def digits_grid(home: Path, **changes: Any) -> dict[str, Any]:
         "seeds": [0],
         "run": {"device": "cpu", "retain_sample": 40, "checkpoint_seconds": 0.01},
     } | changes
+
+
+def plan_of(home: Path, **changes: Any) -> TunePlan:
+    """A small plan of a search, on the same digits."""
+    plan = {"k": [3], "seeds": [100], "trials": 2, "methods": ["neggrad"]} | changes
+    return build(TunePlan, digits_grid(home) | plan)
 
 
 def make_home(home: Path) -> Path:

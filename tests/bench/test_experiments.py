@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from stakes.bench.ablations import PUBLISHED_ROWS
-from stakes.bench.cells import expand
+from stakes.bench.cells import configured, expand
 from stakes.bench.grid import load_grid
+from stakes.bench.plugins import Registry
 from stakes.bench.published import PUBLISHED
 from stakes.methods import METHODS
+from stakes.tune.plan import load_plan, space_of
 
 HERE = Path(__file__).parents[2] / "experiments"
-GRIDS = sorted(HERE.glob("*.yaml"))
+PLANS = sorted(HERE.glob("tune-*.yaml"))
+GRIDS = sorted(set(HERE.glob("*.yaml")) - set(PLANS))
 TABLES = [path for path in GRIDS if path.name.startswith(("table2", "table3"))]
 VARIANTS = [path for path in GRIDS if path.name.startswith(("table4", "table5", "table6"))]
 
@@ -57,6 +60,17 @@ def test_the_grids_of_the_tables_ask_for_what_the_tables_show(path: Path) -> Non
     cells = expand(grid)
     assert {cell.method.name for cell in cells} == set(METHODS)
     assert {cell.preset for cell in cells if cell.method.name == "structguard"} == {"paper", "authors"}
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_plans_tune_what_the_tables_show_on_other_requests(path: Path) -> None:
+    plan = load_plan(path)
+    reported = load_grid(
+        HERE / f"table{2 if 'cifar' in path.stem else 3}-{path.stem.removeprefix('tune-')}.yaml"
+    )
+    assert not set(plan.seeds) & set(reported.seeds)
+    for entry in plan.methods:
+        assert space_of(entry, configured(plan, entry, Registry()))
 
 
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stakes.bench.grid import DataEntry, Grid, MethodEntry, ModelEntry
@@ -12,6 +13,7 @@ from stakes.config import RunSettings
 from stakes.errors import ConfigError
 from stakes.files import digest_json
 from stakes.methods import Method
+from stakes.tune.record import TuneRecord
 
 # What cannot change a figure; the same list as in a run folder's request.
 QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
@@ -68,14 +70,14 @@ def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = N
         ConfigError: an unknown method, preset, or setting; or nothing is left to do.
     """
     registry = registry or Registry()
-    configured = [(entry, _configured(entry, registry)) for entry in grid.methods]
+    ready = [(entry, configured(grid, entry, registry)) for entry in grid.methods]
     cells = [
         _cell(grid, data, model, entry, method, k, one, registry)
         for data in grid.data
         for model in data.models
         for one in _union(grid.seeds, [entry.seeds for entry in grid.methods])
         for k in _union(grid.k, [entry.k for entry in grid.methods])
-        for entry, method in configured
+        for entry, method in ready
         if k in (entry.k or grid.k) and one in (entry.seeds or grid.seeds) and seed in (None, one)
     ]
     if not cells:
@@ -83,8 +85,17 @@ def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = N
     return cells
 
 
-def _configured(entry: MethodEntry, registry: Registry) -> Method[Any]:
-    method = registry.find(entry.method).configure(entry.preset, entry.settings)
+def configured(grid: Grid, entry: MethodEntry, registry: Registry) -> Method[Any]:
+    """The method of a row, ready.
+
+    Raises:
+        ConfigError: an unknown method, preset or setting, or anchors for a method without.
+        RunFolderError: the search that its settings are to come from cannot be read, or has none for it.
+    """
+    chosen: dict[str, Any] = {}
+    if entry.tuned is not None:
+        chosen = TuneRecord.load(Path(grid.locate(entry.tuned))).chosen(entry.method, entry.preset)
+    method = registry.find(entry.method).configure(entry.preset, chosen | entry.settings)
     if entry.anchors is not None and "anchors" not in method.needs:
         raise ConfigError(
             f"anchors of row {entry.row}", expected="a method that uses anchors", got=entry.method

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -83,11 +83,13 @@ class MethodEntry(Settings):
     k: tuple[Count, ...] | None = Field(None, min_length=1)
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
     anchors: Literal["prototypes"] | None = None
+    tuned: str | None = Field(None, description="record of stakes tune, whose choice comes before settings")
 
     @property
     def row(self) -> str:
         """Name of the row."""
-        return self.label or (f"{self.method}-{self.preset}" if self.preset else self.method)
+        parts = [self.method, self.preset, "tuned" if self.tuned else None]
+        return self.label or "-".join(part for part in parts if part)
 
 
 class Grid(Settings):
@@ -197,8 +199,19 @@ class Grid(Settings):
                     )
 
 
-def load_grid(path: Path) -> Grid:
-    """Read a grid file.
+G = TypeVar("G", bound=Grid)
+
+
+@overload
+def load_grid(path: Path) -> Grid: ...
+
+
+@overload
+def load_grid(path: Path, kind: type[G]) -> G: ...
+
+
+def load_grid(path: Path, kind: type[Grid] = Grid) -> Grid:
+    """Read a grid file, as a `Grid` or as a kind of it.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a wrong value, named.
@@ -211,7 +224,7 @@ def load_grid(path: Path) -> Grid:
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(f"grid {path}", expected="names and values", got=type(data).__name__)
-    grid = build(Grid, {"name": re.sub(r"[^A-Za-z0-9.+-]", "-", path.stem)} | data)
+    grid = build(kind, {"name": re.sub(r"[^A-Za-z0-9.+-]", "-", path.stem)} | data)
     grid._folder = path.resolve().parent
     return grid
 

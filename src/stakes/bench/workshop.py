@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stakes.anchors import Anchors, build_anchors
-from stakes.anchors.prototypes import visual_prototypes
 from stakes.api import unlearn
 from stakes.bench.cells import Cell, expand
 from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid
+from stakes.bench.opening import Opening
 from stakes.bench.plugins import load_plugins
 from stakes.bench.schedule import Task
-from stakes.data.forget import ForgetSplit, split_forget
-from stakes.data.sources import Source, open_source
-from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
+from stakes.data.forget import ForgetSplit
+from stakes.errors import ConfigError, OutputError, RunFolderError, StakesError
 from stakes.evaluator import Evaluator
 from stakes.inverted_store import build_inverted
-from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeStore
 from stakes.progress import Progress, silent
@@ -39,17 +36,8 @@ class Order:
     cells: tuple[str, ...]
 
 
-@dataclass
-class _Opened:
-    """A model and its data, of the problem worked on last."""
-
-    problem: str
-    classifier: Classifier
-    source: Source
-
-
 class Workshop:
-    """Carries out tasks. Models and data of one problem at a time are held in memory."""
+    """Carries out tasks."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -62,8 +50,7 @@ class Workshop:
                 got="a changed one",
                 fix="Make the same call again.",
             )
-        self._opened: _Opened | None = None
-        self._anchors: dict[str, Anchors] = {}
+        self.opening = Opening(order.grid)
         self._known: dict[str, tuple[str, str | None]] = {}
 
     def attempt(self, task: Task, progress: Progress = silent) -> str | None:
@@ -100,12 +87,12 @@ class Workshop:
     def _unlearn(self, cell: Cell, progress: Progress) -> None:
         if self.folder.finished(cell.id):
             return
-        classifier, split = self._open(cell)
+        classifier, split = self.opening.problem(cell)
         self._refuse_changed(cell, classifier, split)
         result = unlearn(
             classifier,
             split,
-            anchors=self._anchors_of(cell, classifier, split) if "anchors" in cell.method.needs else None,
+            anchors=self.opening.anchors(cell, classifier, split),
             method=cell.method,
             preset=cell.preset,
             out=self.folder.work(cell.id),
@@ -126,7 +113,7 @@ class Workshop:
         # Whatever k, the images are the same ones, unless the retained ones are a sample: each k has its own.
         by_k = {cell.k: cell for cell in cells}
         for k in sorted(by_k) if run.retain_sample is not None else [max(by_k)]:
-            classifier, split = self._open(by_k[k])
+            classifier, split = self.opening.problem(by_k[k])
             evaluator.figures(classifier.clone().eval().to(device), split, "evaluate before", cached=True)
 
     def _probe(self, cells: Sequence[Cell], progress: Progress) -> None:
@@ -135,7 +122,7 @@ class Workshop:
         Cells with inverted probes come here with one k alone.
         """
         largest = max(cells, key=lambda cell: cell.k)
-        classifier, split = self._open(largest)
+        classifier, split = self.opening.problem(largest)
         run = largest.run
         device, settings = resolve_device(run.device), largest.method.settings.probes
         original = classifier.clone().eval().requires_grad_(False).to(device)
@@ -150,40 +137,6 @@ class Workshop:
             return
         store = ProbeStore(self.order.cache)
         store.build(original, split.forget, settings, chunk=run.probe_chunk, **common)
-
-    def _open(self, cell: Cell) -> tuple[Classifier, ForgetSplit]:
-        grid = self.order.grid
-        if self._opened is None or self._opened.problem != cell.problem:
-            self._opened = None  # frees the memory first
-            classifier = load_checkpoint(grid.locate(cell.model.path))
-            source = open_source(grid.locate(cell.data.source), size=classifier.input_size)
-            self._opened = _Opened(cell.problem, classifier, source)
-        classifier, source = self._opened.classifier, self._opened.source
-        split = split_forget(
-            f"random:{cell.k}",
-            source,
-            class_names=classifier.class_names,
-            size=classifier.input_size,
-            seed=cell.run.seed,
-        )
-        return classifier, split
-
-    def _anchors_of(self, cell: Cell, classifier: Classifier, split: ForgetSplit) -> Anchors:
-        if cell.entry.anchors == "prototypes":
-            if split.retain is None:
-                raise DataError(f"prototypes for {cell.id}", expected="a retain set", got="none")
-            device = resolve_device(cell.run.device)
-            original = classifier.clone().eval().to(device)
-            return visual_prototypes(original, split.retain, batch=cell.run.eval_batch, device=device)
-        if cell.problem not in self._anchors:
-            grid, wanted = self.order.grid, cell.data.anchors
-            if isinstance(wanted, str):
-                found = Anchors.load(Path(grid.locate(wanted)))
-            else:
-                attributes = grid.locate(wanted.attributes) if wanted.attributes else None
-                found = build_anchors(classifier.class_names, attributes=attributes, encoder=wanted.encoder)
-            self._anchors[cell.problem] = found.for_classes(classifier.class_names)
-        return self._anchors[cell.problem]
 
     def _refuse_changed(self, cell: Cell, classifier: Classifier, split: ForgetSplit) -> None:
         """Cells of one folder share model and data by content, not by path alone."""

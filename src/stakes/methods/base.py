@@ -48,6 +48,8 @@ class Method(ABC, Generic[S]):
         presets: named changes to those defaults.
         default_preset: the one taken when none is named.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
+        search: settings that `stakes tune` searches where a plan names none, each with its least and greatest value,
+            by their logarithm; empty: the learning rate from a tenth to ten times of what it is.
         stops_when_forgotten: whether the base ends it once every forget image is misclassified on the deployed
             path; a method with a fixed length says no.
 
@@ -66,6 +68,7 @@ class Method(ABC, Generic[S]):
     settings_type: ClassVar[type[MethodSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_preset: ClassVar[str | None] = None
+    search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     # Not ClassVar: where the settings decide, __init__ sets them on the instance.
     needs: frozenset[Need] = frozenset()
     stops_when_forgotten: bool = True

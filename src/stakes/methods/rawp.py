@@ -6,6 +6,7 @@ w_l ← w_l + γ ‖w_l‖ ∇_l / ‖∇_l‖,   ∇_l = ∂ CE(f(x_f), y_f) / 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -49,6 +50,7 @@ class Rawp(Method[RawpSettings]):
 
     name = "rawp"
     settings_type = RawpSettings
+    search: ClassVar[dict[str, tuple[float, float]]] = {"gamma": (0.001, 0.1)}
 
     def run(self, job: Job[RawpSettings]) -> Iterator[Row]:
         """Perturb the layers, batch by batch."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from stakes.methods.job import Batch, Job
 from stakes.methods.pressure import Pressure
 from stakes.methods.recalibration import MeanRecalibration
 from stakes.methods.retreat import Way, surest_label
-from stakes.methods.structguard_settings import StructGuardSettings
+from stakes.methods.structguard_settings import PRESETS, StructGuardSettings
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models.projector import Projector
@@ -65,58 +65,7 @@ class StructGuard(Method[StructGuardSettings]):
     settings_type = StructGuardSettings
     needs = frozenset({"probes", "anchors"})
     default_preset = "default"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "default": {
-            "projector": "none",
-            "deletion": "hinge",
-            "margin": 0.2,
-            "hinge_mean": "auto",
-            "pressure": 0.2,
-            "variants": 1,
-            "variant_images": 8,
-            "variants_of_many": False,
-            "del_weight": 2.0,
-            "retention": "soft",
-            "ret_weight": 30.0,
-            "probe_mixing": True,
-            "batch_weights": "sum",
-            "passes": "joint",
-            "batchnorm": "freeze",
-            "precondition": "kronecker",
-            "damping": 0.1,
-            "settle": 100,
-            "recalibrate": True,
-            "retreat": 0.03,
-            "lr": 0.0025,
-            "weight_decay": 0.0,
-            "probe_batch": 96,
-            "forget_batch": 64,
-            "max_steps": 400,
-            "align_axis": "instance",
-            "align_weight": 10.0,
-            "reg_weight": 0.0,
-            "head_weight": 0.0,
-            "probes.kind": "inverted",
-            "probes.inversion.batches": 4,
-        },
-        "paper": {},
-        "authors": {
-            "path": "projector",
-            "projector_init": "random",
-            "stop_probe_accuracy": 0.5,
-            "lr": 0.005,
-            "projector_lr": 0.009,
-            "momentum": 0.0,
-            "weight_decay": 0.0,
-            "probe_batch": 128,
-            "forget_batch": 128,
-            "max_epochs": 100,
-            "probes.epsilon": 3.0,
-            "align_axis": "instance",
-            "importance": "batch",
-            "importance_probes": None,
-        },
-    }
+    presets = PRESETS
 
     _probe_accuracy = 0.0
     _recalibration: MeanRecalibration | None = None

@@ -1,9 +1,9 @@
-"""Settings of STRUCTGUARD; what its loss is made of stands in `stakes.methods.structguard`."""
+"""Settings and presets of STRUCTGUARD; what its loss is made of stands in `stakes.methods.structguard`."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -151,3 +151,57 @@ class StructGuardSettings(MethodSettings):
         if value and info.data.get("retention") == "hard":
             raise PydanticCustomError("mixing", "No with retention=hard: a mixture has no target label")
         return value
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "projector": "none",
+        "deletion": "hinge",
+        "margin": 0.2,
+        "hinge_mean": "auto",
+        "pressure": 0.2,
+        "variants": 1,
+        "variant_images": 8,
+        "variants_of_many": False,
+        "del_weight": 2.0,
+        "retention": "soft",
+        "ret_weight": 30.0,
+        "probe_mixing": True,
+        "batch_weights": "sum",
+        "passes": "joint",
+        "batchnorm": "freeze",
+        "precondition": "kronecker",
+        "damping": 0.1,
+        "settle": 100,
+        "recalibrate": True,
+        "retreat": 0.03,
+        "lr": 0.0025,
+        "weight_decay": 0.0,
+        "probe_batch": 96,
+        "forget_batch": 64,
+        "max_steps": 400,
+        "align_axis": "instance",
+        "align_weight": 10.0,
+        "reg_weight": 0.0,
+        "head_weight": 0.0,
+        "probes.kind": "inverted",
+        "probes.inversion.batches": 4,
+    },
+    "paper": {},
+    "authors": {
+        "path": "projector",
+        "projector_init": "random",
+        "stop_probe_accuracy": 0.5,
+        "lr": 0.005,
+        "projector_lr": 0.009,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "probe_batch": 128,
+        "forget_batch": 128,
+        "max_epochs": 100,
+        "probes.epsilon": 3.0,
+        "align_axis": "instance",
+        "importance": "batch",
+        "importance_probes": None,
+    },
+}

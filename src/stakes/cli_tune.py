@@ -1,0 +1,87 @@
+"""The command ``tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stakes.cli_options import Device, JsonOption, Precision, SeedOption, print_json
+
+if TYPE_CHECKING:
+    from stakes.tune.record import TuneRecord
+
+commands = typer.Typer()
+
+
+@commands.command()
+def tune(
+    plan: Annotated[
+        Path, typer.Argument(help="YAML file: a grid of one data set and model, with trials and search.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder: new, or of the same plan (goes on).")],
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes [OUT/cache].")] = None,
+    seed: SeedOption = 0,
+    device: Annotated[Device | None, typer.Option("--device", help="In place of the plan's.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="In place of the plan's.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose settings for methods without a test image: the same number of trials each, judged on probes."""
+    from rich.console import Console
+
+    from stakes.bench.plugins import load_plugins
+    from stakes.cli_bench import with_run
+    from stakes.console import live_progress
+    from stakes.tune.engine import run_tune
+    from stakes.tune.plan import load_plan
+
+    given = {"device": device and device.value, "precision": precision and precision.value}
+    wanted = with_run(load_plan(plan), given)
+    with live_progress() as progress:
+        record = run_tune(
+            wanted, out, registry=load_plugins(plugins or []), cache=cache, seed=seed, progress=progress
+        )
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    Console().print(_table(record))
+    typer.echo(f"{out}: a grid takes a choice with tuned: {out} beside the method.")
+
+
+def _table(record: TuneRecord) -> Any:
+    """A row for each method: what it started from, and what was chosen."""
+    from rich.table import Table
+
+    table = Table(title=f"{record.trials} trials each", title_justify="left")
+    for name in ("row", "setting", "started from", "chosen"):
+        table.add_column(name)
+    for name in ("agreement before", "agreement, %", "forget, %"):
+        table.add_column(name, justify="right")
+    for name, row in record.rows.items():
+        first, best = row.trials[0], row.best
+        for at, setting in enumerate(row.space):
+            table.add_row(
+                name if not at else "",
+                setting,
+                _short(first.settings[setting]),
+                _short(best.settings[setting]) if best else "none worked",
+                _figure(first.agreement),
+                _figure(best.agreement if best else None),
+                _figure(best.forget_accuracy if best else None),
+            )
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
