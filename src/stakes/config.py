@@ -130,6 +130,19 @@ class MethodSettings(Settings):
         """Steps of a round through so many forget images."""
         return -(-images // self.forget_batch)
 
+    def limit(self, per_epoch: int) -> int:
+        """The most steps: ``max_epochs`` passes of so many steps, or ``max_steps`` if that is fewer."""
+        epochs = self.max_epochs * per_epoch
+        return min(epochs, self.max_steps or epochs)
+
+    def schedule(self, batches: int, most: int) -> int:
+        """Steps before it is asked whether all is forgotten, for so many forget batches and steps at most."""
+        return 0
+
+    def copies(self, images: int, batches: int) -> int:
+        """Images that a step adds to so many forget images, where a round takes so many steps."""
+        return 0
+
 
 class RunSettings(Settings):
     """How a run is carried out, whatever the method."""

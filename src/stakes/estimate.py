@@ -218,8 +218,7 @@ def _memory(
 ) -> dict[str, int]:
     settings = method.settings
     images = min(settings.forget_batch, len(split.forget))
-    if hasattr(settings, "copies"):
-        images += settings.copies(images, settings.batches(len(split.forget)))
+    images += settings.copies(images, settings.batches(len(split.forget)))
     count = 0
     if "probes" in method.needs:
         count = settings.probes.number(len(split.forget))

@@ -114,6 +114,14 @@ def test_stop_tests_wait_for_the_schedule() -> None:
     assert sorted(tests.values()) == [pytest.approx(9 / 10), 9 - round(4 * 2**0.5)]
 
 
+def test_stop_tests_begin_in_the_last_quarter_of_the_steps_at_the_latest() -> None:
+    settings = PROBES | BATCHES | {"settle": 100, "max_steps": 8}
+    tests = LearningSlice(
+        ground(variant("structguard:paper", settings=settings, steps=8)), lambda: None
+    )._tests()
+    assert sorted(tests.values()) == [pytest.approx(8 / 10), 8 - 6]
+
+
 def test_what_is_measured_is_said(three: SpeedReport) -> None:
     how = {(one.label, phase.name): phase.how for one in three.variants for phase in one.phases}
     assert "6 of 15 probes, with 1 and with 2 of 4 iterations" in how["l2ul", "probes"]

@@ -164,9 +164,8 @@ class Job(Generic[S]):
             yield self.step
 
     def limit(self, per_epoch: int) -> int:
-        """The most steps: ``max_epochs`` passes, or ``max_steps`` if that is fewer."""
-        epochs = self.settings.max_epochs * per_epoch
-        return min(epochs, self.settings.max_steps or epochs)
+        """The most steps, where a pass takes so many."""
+        return self.settings.limit(per_epoch)
 
     def forget_batch(self, step: int) -> Batch:
         """The forget images of a step, ``settings.forget_batch`` at a time."""

@@ -302,10 +302,8 @@ def _pace(step: int, settle: int) -> float:
 
 
 def _settle(job: Job[StructGuardSettings]) -> int:
-    """Steps of the schedule; a quarter of all steps is left for images that outlast it."""
-    return min(
-        job.settings.schedule(job.forget_batches.per_epoch), job.limit(job.probe_batches.per_epoch) * 3 // 4
-    )
+    """Steps of the schedule."""
+    return job.settings.schedule(job.forget_batches.per_epoch, job.limit(job.probe_batches.per_epoch))
 
 
 def _count(hinge: Tensor, kind: str, batches: int) -> Tensor | float:

@@ -125,9 +125,12 @@ class StructGuardSettings(MethodSettings):
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
 
-    def schedule(self, batches: int) -> int:
-        """Steps of the schedule, were there no limit: more batches need more of them, by the square root."""
-        return round(self.settle * math.sqrt(batches))
+    def schedule(self, batches: int, most: int) -> int:
+        """Steps of the schedule: more batches need more of them, by the square root.
+
+        A quarter of the most steps is left for images that outlast it.
+        """
+        return min(round(self.settle * math.sqrt(batches)), most * 3 // 4)
 
     def copies(self, images: int, batches: int) -> int:
         """Everyday copies in a step of so many forget images, where a round takes so many steps."""

@@ -157,9 +157,8 @@ class LearningSlice:
     def _schedule(self) -> int:
         """Steps before which a method does not ask."""
         settings, images = self.ground.settings, len(self.ground.split.forget)
-        if not hasattr(settings, "schedule"):
-            return 0
-        return int(settings.schedule(settings.batches(images)))
+        epoch = -(-self.ground.probes // settings.probe_batch) or settings.batches(images)
+        return int(settings.schedule(settings.batches(images), settings.limit(epoch)))
 
     def _part(self) -> float:
         """The share of the probes that the set-up sees: whole batches."""
