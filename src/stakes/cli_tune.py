@@ -10,7 +10,7 @@ import typer
 from stakes.cli_options import Device, JsonOption, Precision, SeedOption, print_json
 
 if TYPE_CHECKING:
-    from stakes.tune.record import TuneRecord
+    from stakes.tune.record import Trial, TuneRecord
 
 commands = typer.Typer()
 
@@ -56,27 +56,21 @@ def tune(
 
 
 def _table(record: TuneRecord) -> Any:
-    """A row for each method: what it started from, and what was chosen."""
+    """Two rows for each method: what it started from, and what was chosen."""
     from rich.table import Table
 
     table = Table(title=f"{record.trials} trials each", title_justify="left")
-    for name in ("row", "setting", "started from", "chosen"):
+    for name in ("", "agreement, %", "forget, %", "settings"):
         table.add_column(name)
-    for name in ("agreement before", "agreement, %", "forget, %"):
-        table.add_column(name, justify="right")
     for name, row in record.rows.items():
-        first, best = row.trials[0], row.best
-        for at, setting in enumerate(row.space):
-            table.add_row(
-                name if not at else "",
-                setting,
-                _short(first.settings[setting]),
-                _short(best.settings[setting]) if best else "none worked",
-                _figure(first.agreement),
-                _figure(best.agreement if best else None),
-                _figure(best.forget_accuracy if best else None),
-            )
+        table.add_row(name, *_told(row.trials[0]))
+        table.add_row("  chosen", *(_told(row.best) if row.best else ("–", "–", "none worked")))
     return table
+
+
+def _told(trial: Trial) -> tuple[str, str, str]:
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in trial.settings.items())
+    return _figure(trial.agreement), _figure(trial.forget_accuracy), settings
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import torch
 from benchkit import STRUCTGUARD, Make, Write, records
 from torch.nn import functional as F
 
+from stakes.anchors import Anchors
 from stakes.anchors.prototypes import visual_prototypes
 from stakes.bench import run_bench
 from stakes.bench.cells import expand
@@ -16,7 +17,7 @@ from stakes.bench.cost import grid_cost
 from stakes.bench.grid import load_grid
 from stakes.data import open_source
 from stakes.data.images import ImageSet
-from stakes.errors import AnchorError, ConfigError
+from stakes.errors import AnchorError, ConfigError, DataError
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.projector import Projector
 
@@ -72,5 +73,19 @@ def test_the_cost_counts_them(grid_of: Make) -> None:
 def test_only_methods_with_anchors_take_them(grid_of: Make) -> None:
     with pytest.raises(ConfigError, match="a method that uses anchors"):
         expand(grid_of(methods=[{"method": "neggrad", "anchors": "prototypes"}]))
-    with pytest.raises(ConfigError, match="prototypes"):
-        grid_of(methods=[{"method": "structguard", "anchors": "other"}])
+    with pytest.raises(DataError, match="nothing at prototype"):
+        grid_of(methods=[{"method": "structguard", "anchors": "prototype"}]).check_places()
+
+
+def test_a_row_has_another_encoder_or_file(write: Write, home: Path, tmp_path: Path) -> None:
+    """Anchors of its own reach the method, and another encoder makes another cell."""
+    Anchors(torch.eye(10, 16).flip(0), tuple("0123456789")).save(tmp_path / "mine.safetensors")
+    mine = STRUCTGUARD | {"label": "mine", "anchors": "mine.safetensors"}
+    made = STRUCTGUARD | {"label": "made", "anchors": {"encoder": "minilm"}}
+    report = run_bench(load_grid(write(methods=[ROWS[0], mine, made])), tmp_path / "out")
+    assert not report.failed
+    found = records(tmp_path / "out")
+    assert found["mine"].hashes.anchors == Anchors.load(tmp_path / "mine.safetensors").fingerprint()
+    assert found["made"].request["anchors"] == {"attributes": None, "encoder": "minilm"}
+    assert len({one.hashes.anchors for one in found.values()}) == 3
+    assert len({one.hashes.model_after for one in found.values()}) == 3

@@ -113,7 +113,7 @@ def _cell(
     seed: int,
     registry: Registry,
 ) -> Cell:
-    anchors: Any = data.anchors if isinstance(data.anchors, str) else data.anchors.model_dump(mode="json")
+    wanted = entry.anchors or data.anchors
     request = {
         "data": data.name,
         "source": data.source,
@@ -125,7 +125,7 @@ def _cell(
         "published": data.published,
     }
     if "anchors" in method.needs:
-        request["anchors"] = entry.anchors or anchors
+        request["anchors"] = wanted if isinstance(wanted, str) else wanted.model_dump(mode="json")
     if entry.method in registry.digests:
         request["plugin"] = registry.digests[entry.method]
     run = grid.run.model_copy(update={"seed": seed})

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from stakes.bench.cells import Cell
-from stakes.bench.grid import Facts, Grid
+from stakes.bench.grid import PROTOTYPES, Facts, Grid
 from stakes.config import RunSettings
 from stakes.data.sources import open_source
 from stakes.methods import Job, Method
@@ -111,8 +111,7 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
             name = f"probes {cell.probes_key} of {cell.problem}, seed {run.seed}"
             _raise(shared, name, Passes(images, images))
     costs = (
-        cell_cost(cell, facts[cell.data.name], prototypes=cell.entry.anchors == "prototypes")
-        for cell in cells
+        cell_cost(cell, facts[cell.data.name], prototypes=cell.entry.anchors == PROTOTYPES) for cell in cells
     )
     return GridCost(tuple(costs), shared)
 

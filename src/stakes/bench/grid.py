@@ -20,6 +20,9 @@ Seed = Annotated[int, Field(ge=0)]
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
+PROTOTYPES = "prototypes"  # in place of a file of anchors
+
+
 class Facts(Settings):
     """Sizes of a data set, so that a dry run can count without it. A real run counts for itself."""
 
@@ -72,8 +75,8 @@ class DataEntry(Settings):
 class MethodEntry(Settings):
     """A row of the tables: a method with its settings; ``k`` and ``seeds`` narrow those of the grid.
 
-    ``anchors: prototypes`` gives the row visual prototypes, class means over the retain set, in place of the data's
-    anchors (Table 4).
+    ``anchors`` gives the row others than the data's: a file, how to make them (another encoder, supplement C), or
+    ``prototypes``: class means over the retain set (Table 4).
     """
 
     method: str
@@ -82,7 +85,7 @@ class MethodEntry(Settings):
     label: Name | None = Field(None, description="name of the row; by default method[-preset]")
     k: tuple[Count, ...] | None = Field(None, min_length=1)
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
-    anchors: Literal["prototypes"] | None = None
+    anchors: str | AnchorSource | None = Field(None, description="prototypes, or as those of the data")
     tuned: str | None = Field(None, description="record of stakes tune, whose choice comes before settings")
 
     @property
@@ -183,14 +186,12 @@ class Grid(Settings):
             DataError: a path is not there.
         """
         for entry in self.data:
-            places = [entry.source, *(model.path for model in entry.models)]
-            if isinstance(entry.anchors, str):
-                places.append(entry.anchors)
-            elif entry.anchors.attributes is not None:
-                places.append(entry.anchors.attributes)
-            for text in places:
+            anchors = [entry.anchors, *(row.anchors for row in self.methods)]
+            files = [file for one in anchors if (file := _anchor_file(one)) is not None]
+            for text in dict.fromkeys([entry.source, *(model.path for model in entry.models), *files]):
                 found = self.locate(text)
-                if found.startswith("/") and not Path(found).exists():
+                # A source or a model that is no path may be a hub id; anchors are always files.
+                if (found.startswith("/") or text in files) and not Path(found).exists():
                     raise DataError(
                         f"{text} of {entry.name} in grid {self.name}",
                         expected="a file or folder",
@@ -227,6 +228,12 @@ def load_grid(path: Path, kind: type[Grid] = Grid) -> Grid:
     grid = build(kind, {"name": re.sub(r"[^A-Za-z0-9.+-]", "-", path.stem)} | data)
     grid._folder = path.resolve().parent
     return grid
+
+
+def _anchor_file(anchors: str | AnchorSource | None) -> str | None:
+    """The file that anchors are, or are made from, where there is one."""
+    named = anchors.attributes if isinstance(anchors, AnchorSource) else anchors
+    return None if named == PROTOTYPES else named
 
 
 def _last_part(text: str) -> str:

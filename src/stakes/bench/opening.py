@@ -8,7 +8,7 @@ from pathlib import Path
 from stakes.anchors import Anchors, build_anchors
 from stakes.anchors.prototypes import visual_prototypes
 from stakes.bench.cells import Cell
-from stakes.bench.grid import Grid
+from stakes.bench.grid import PROTOTYPES, Grid
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
 from stakes.errors import DataError
@@ -32,7 +32,7 @@ class Opening:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._opened: _Opened | None = None
-        self._anchors: dict[str, Anchors] = {}
+        self._anchors: dict[tuple[str, str], Anchors] = {}
 
     def problem(self, cell: Cell) -> tuple[Classifier, ForgetSplit]:
         """The model of a cell, and its request with the sets to measure on."""
@@ -56,18 +56,19 @@ class Opening:
         """The anchors of a cell; None where its method uses none."""
         if "anchors" not in cell.method.needs:
             return None
-        if cell.entry.anchors == "prototypes":
+        wanted = cell.entry.anchors or cell.data.anchors
+        if wanted == PROTOTYPES:
             if split.retain is None:
                 raise DataError(f"prototypes for {cell.id}", expected="a retain set", got="none")
             device = resolve_device(cell.run.device)
             original = classifier.clone().eval().to(device)
             return visual_prototypes(original, split.retain, batch=cell.run.eval_batch, device=device)
-        if cell.problem not in self._anchors:
-            wanted = cell.data.anchors
+        key = (cell.problem, str(wanted))
+        if key not in self._anchors:
             if isinstance(wanted, str):
                 found = Anchors.load(Path(self.grid.locate(wanted)))
             else:
                 attributes = self.grid.locate(wanted.attributes) if wanted.attributes else None
                 found = build_anchors(classifier.class_names, attributes=attributes, encoder=wanted.encoder)
-            self._anchors[cell.problem] = found.for_classes(classifier.class_names)
-        return self._anchors[cell.problem]
+            self._anchors[key] = found.for_classes(classifier.class_names)
+        return self._anchors[key]
