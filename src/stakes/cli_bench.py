@@ -18,6 +18,7 @@ from stakes.cli_options import Device, HiddenDevice, HiddenPrecision, HiddenSeed
 
 if TYPE_CHECKING:
     from stakes.bench.cost import GridCost
+    from stakes.bench.engine import Report
     from stakes.bench.grid import Grid
 
 G = TypeVar("G", bound="Grid")
@@ -139,23 +140,7 @@ def bench(
         board=ConsoleBoard(),
         cluster=cluster,
     )
-    if as_json:
-        found = {
-            "out": str(report.out),
-            "cells": list(report.cells),
-            "finished": list(report.finished),
-            "fresh": report.fresh,
-            "failed": report.failed,
-        }
-        typer.echo(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False))
-    else:
-        typer.echo(
-            f"{len(report.finished)} of {len(report.cells)} cells finished, {report.fresh} of them now."
-        )
-        for cell, why in report.failed.items():
-            typer.echo(f"failed: {cell}: {why}")
-        if report.failed:
-            typer.echo("Try those again with --retry-failed.")
+    _say_report(report, as_json)
     if report.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -200,6 +185,27 @@ def with_run(grid: G, given: Mapping[str, Any]) -> G:
 
     changed = {key: value for key, value in given.items() if value is not None}
     return grid.model_copy(update={"run": build(RunSettings, grid.run.model_dump() | changed)})
+
+
+def _say_report(report: Report, as_json: bool) -> None:
+    """What a bench did."""
+    if as_json:
+        found = {
+            "out": str(report.out),
+            "cells": list(report.cells),
+            "finished": list(report.finished),
+            "fresh": report.fresh,
+            "failed": report.failed,
+        }
+        typer.echo(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False))
+    else:
+        typer.echo(
+            f"{len(report.finished)} of {len(report.cells)} cells finished, {report.fresh} of them now."
+        )
+        for cell, why in report.failed.items():
+            typer.echo(f"failed: {cell}: {why}")
+        if report.failed:
+            typer.echo("Try those again with --retry-failed.")
 
 
 def _print_cost(cost: GridCost, as_json: bool) -> None:
