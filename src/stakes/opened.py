@@ -16,6 +16,7 @@ from stakes.data.sources import open_source
 from stakes.errors import RunFolderError
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
+from stakes.places import data_of, filled, model_of
 from stakes.records import Record
 from stakes.runs import RunFolder
 from stakes.runtime import resolve_device
@@ -73,7 +74,11 @@ def open_run(
     folder = RunFolder(Path(path))
     record = Record.load(folder.record_path)
     request = record.request
-    where, source_name = model or request.get("model"), data or request.get("data")
+    owner = f"the record of {path}"
+    where, source_name = (
+        given or (recorded and filled(recorded, owner=owner))
+        for given, recorded in ((model, model_of(request)), (data, data_of(request)))
+    )
     if not where or not request.get("forget"):
         raise RunFolderError(
             f"run {path}",

@@ -24,8 +24,9 @@ from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid, load_grid
 from stakes.bench.plugins import load_plugins
 from stakes.cli_bench import SOME_FAILED
-from stakes.errors import RunFolderError
+from stakes.errors import ConfigError, RunFolderError
 from stakes.files import digest_file
+from stakes.opened import open_run
 
 MIXED: dict[str, Any] = {
     "methods": [
@@ -229,6 +230,29 @@ def test_models_are_kept_on_request(grid_of: Make, tmp_path: Path) -> None:
     assert (kept / "record.json").read_bytes() == (out / "cells" / f"{kept.name}.json").read_bytes()
     run_bench(grid_of(), out)
     assert not list((out / "work").iterdir()), "and dropped when no longer asked for"
+
+
+def test_a_kept_cell_opens_like_a_run(
+    write: Write, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model and data are where the grid says, variables of the environment included."""
+    monkeypatch.setenv("DIGITS_HOME", str(home))
+    data = [
+        {
+            "name": "digits",
+            "source": "${DIGITS_HOME}/data",
+            "models": {"name": "r", "path": "${DIGITS_HOME}/model"},
+        }
+    ]
+    run_bench(load_grid(write(data=data, methods=["neggrad"], keep_models=True)), tmp_path / "out")
+    (kept,) = (tmp_path / "out" / "work").iterdir()
+    opened = open_run(kept)
+    assert opened.split.test is not None
+    assert opened.split.retain is not None
+    monkeypatch.delenv("DIGITS_HOME")
+    with pytest.raises(ConfigError, match="DIGITS_HOME"):
+        open_run(kept)
+    assert open_run(kept, model=str(home / "model"), data=str(home / "data")).record == opened.record
 
 
 def test_another_model_at_the_same_path_is_noticed(write: Write, home: Path, tmp_path: Path) -> None:

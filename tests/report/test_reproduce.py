@@ -52,6 +52,16 @@ def test_the_command_has_what_was_asked() -> None:
     assert "--allow-pickle" not in words
 
 
+def test_a_cell_of_a_bench_names_files_not_names() -> None:
+    places = {"checkpoint": "${SHARED}/models/before", "source": "${SHARED}/my data"}
+    request = {"model": "resnet18", "data": "cifar10", "forget": "random:64"} | places
+    record = a_record(request=request)
+    words = told(record)
+    assert words["--model"] == [places["checkpoint"]]
+    assert words["--data"] == [places["source"]]
+    assert f'--data "{places["source"]}"' in (reproduction(record, Path("runs/x")).command or "")
+
+
 def test_words_are_quoted_for_a_shell() -> None:
     request = {"model": "my model; rm -rf ~/x.pt", "data": "$(id) 'a'", "forget": "class:São & `b`\nc"}
     words = told(a_record(request=request))

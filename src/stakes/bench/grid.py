@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
@@ -13,11 +12,11 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from stakes.config import RunSettings, Settings, build
 from stakes.errors import ConfigError, DataError
 from stakes.files import digest
+from stakes.places import filled
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", max_length=60)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 PROTOTYPES = "prototypes"  # in place of a file of anchors
@@ -158,25 +157,13 @@ class Grid(Settings):
         Raises:
             ConfigError: a variable is not set.
         """
-
-        def value(match: re.Match[str]) -> str:
-            found = os.environ.get(match[1])
-            if found is None and strict:
-                raise ConfigError(
-                    f"{text} in grid {self.name}",
-                    expected=f"the variable {match[1]} in the environment",
-                    got="none",
-                    fix=f"Set it: export {match[1]}=/a/folder.",
-                )
-            return match[0] if found is None else found
-
-        filled = _VARIABLE.sub(value, text)
-        if filled.startswith(("/", "~", "$")):
-            return str(Path(filled).expanduser())
-        beside = self._folder / filled
-        if filled.startswith(".") or (filled != "digits" and beside.exists()):
+        found = filled(text, owner=f"grid {self.name}", strict=strict)
+        if found.startswith(("/", "~", "$")):
+            return str(Path(found).expanduser())
+        beside = self._folder / found
+        if found.startswith(".") or (found != "digits" and beside.exists()):
             return str(beside.resolve())
-        return filled
+        return found
 
     def check_places(self) -> None:
         """Refuse to start where a named file or folder is missing, before any work is done.

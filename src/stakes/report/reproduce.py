@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from stakes.config import RunSettings, parse_assignments
 from stakes.errors import ConfigError
+from stakes.places import data_of, model_of, shell_word
 from stakes.records import Record
 from stakes.report.formatting import flat, shown
 
@@ -37,7 +37,8 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
     exactly, or no command is given.
     """
     request = record.request
-    if not request.get("model") or not request.get("forget"):
+    model = model_of(request)
+    if not model or not request.get("forget"):
         return Reproduction(None, ("It was made in Python, without a request that a command could repeat.",))
     try:
         preset, sets = _method_words(record)
@@ -45,8 +46,8 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
         return Reproduction(None, (f"The method cannot be named on this command line: {error}",))
     anchors, notes = _anchors(record, folder)
     pairs = [
-        ("--model", request["model"]),
-        ("--data", request.get("data")),
+        ("--model", model),
+        ("--data", data_of(request)),
         ("--forget", request["forget"]),
         ("--method", record.method),
         ("--preset", preset),
@@ -60,9 +61,9 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
     ]
     lines = [
         "stakes unlearn",
-        *(f"{name} {shlex.quote(str(value))}" for name, value in pairs if value is not None),
+        *(f"{name} {shell_word(str(value))}" for name, value in pairs if value is not None),
     ]
-    if str(request["model"]).endswith(_PICKLES):
+    if model.endswith(_PICKLES):
         lines.append("--allow-pickle")
     if record.run.get("milestones"):
         lines.append("--milestones")
