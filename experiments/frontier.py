@@ -29,7 +29,9 @@ INKS = {
     "rawp": SKY,
     "neggrad": GREY,
     "boundary-shrink instances": BLACK,
+    "boundary-shrink instances tuned": BLACK,
     "random-label": "#8c510a",
+    "random-label tuned": "#8c510a",
     "salun": "#01665e",
 }
 MARKERS = {
@@ -37,7 +39,9 @@ MARKERS = {
     "structguard paper": "s",
     "structguard authors": "^",
     "boundary-shrink instances": "D",
+    "boundary-shrink instances tuned": "d",
     "random-label": "v",
+    "random-label tuned": "1",
     "salun": "P",
 }
 DOTTED = ("structguard", "l2ul", "adv", "rawp", "neggrad")
@@ -63,7 +67,8 @@ def records(folder: Path) -> list[Record]:
 def grouped(found: object) -> dict[Group, list[Record]]:
     groups: dict[Group, list[Record]] = defaultdict(list)
     for record in found:  # type: ignore[attr-defined]
-        name = record.method if record.preset is None else f"{record.method} {record.preset}"
+        tuned = "tuned" if str(record.request.get("row")).endswith("-tuned") else None
+        name = " ".join(part for part in (record.method, record.preset, tuned) if part)
         groups[name, record.after.forget_images].append(record)
     return dict(sorted(groups.items()))
 

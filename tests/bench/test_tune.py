@@ -159,6 +159,7 @@ def test_the_sampler_learns_from_scores_and_repeats_itself() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"methods": [{"method": "neggrad", "tuned": "x"}]}, ("starts from settings",)),
         ({"trials": 0}, ("trials", "greater than or equal to 1")),
         ({"methods": [{"method": "neggrad", "search": {"lr": {"low": 0.0, "high": 1.0}}}]}, ("above 0",)),
         ({"methods": [{"method": "neggrad", "search": {"rate": [0.1]}}]}, ("rate",)),

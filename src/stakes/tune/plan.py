@@ -44,6 +44,12 @@ class SearchEntry(MethodEntry):
 
     search: dict[str, Span | Choices] = Field({})
 
+    @model_validator(mode="after")
+    def _starts_from_its_own(self) -> SearchEntry:
+        if self.tuned is not None:
+            raise ValueError("a search starts from settings, not from tuned: write the chosen ones there")
+        return self
+
 
 class TunePlan(Grid):
     """A grid of one data set and model whose methods are tuned; every row gets the same number of trials.
