@@ -15,11 +15,13 @@ SCHEMA: Literal[1] = 1
 _VOLATILE = ("created", "phases", "versions", "device", "analyses")
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """The base of what is written as JSON and read back: fixed, and strict about names."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Figures(_Frozen):
+class Figures(Frozen):
     """Accuracies of one classifier in percent, in [0, 100]; None where there were no images to measure on.
 
     The paper's tables print 100 − ``forget_accuracy``.
@@ -33,7 +35,7 @@ class Figures(_Frozen):
     forget_images: int
 
 
-class Phase(_Frozen):
+class Phase(Frozen):
     """Cost of one phase of a run."""
 
     name: str
@@ -42,7 +44,7 @@ class Phase(_Frozen):
     backward_images: int
 
 
-class Hashes(_Frozen):
+class Hashes(Frozen):
     """SHA-256 of what went in and what came out."""
 
     model_before: str
@@ -57,7 +59,7 @@ class Hashes(_Frozen):
     )
 
 
-class Record(_Frozen):
+class Record(Frozen):
     """All there is to say about one unlearning.
 
     ``before`` and ``after`` are measured alike; ``after`` on the classifier read back from the saved file

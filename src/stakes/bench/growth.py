@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from stakes.bench.speed import variant
 from stakes.errors import ConfigError
 from stakes.files import digest_json, write_bytes, write_json
 from stakes.progress import Progress, silent
+from stakes.records import Frozen
 from stakes.runtime import versions
 
 Sweep = Literal["images", "probes"]
@@ -35,11 +35,7 @@ QUANTITIES: tuple[Quantity, ...] = ("seconds", "processor_seconds", "peak_bytes"
 _WORDS = {"seconds": "seconds", "processor_seconds": "processor seconds", "peak_bytes": "peak memory (MiB)"}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Point(_Frozen):
+class Point(Frozen):
     """One process: what it was to do, and what that took.
 
     Attributes:
@@ -64,7 +60,7 @@ class Point(_Frozen):
         return self.images if self.sweep == "images" else self.per_image
 
 
-class Fit(_Frozen):
+class Fit(Frozen):
     """log y = c + slope · log x by least squares: 1 is linear, 0 is flat.
 
     Attributes:
@@ -81,7 +77,7 @@ class Fit(_Frozen):
     points: int
 
 
-class GrowthReport(_Frozen):
+class GrowthReport(Frozen):
     """All points and fits."""
 
     schema_version: int = 1

@@ -58,12 +58,12 @@ def run_tune(
     plan.check_places()
     cache = cache or (Path(plan.locate(plan.cache)) if plan.cache else out / "cache")
     with alone(out / "tune.lock", what=f"{out}", fix="Wait for that search, or choose another --out."):
-        search = _Search(plan, out / FILE, cells, registry, cache, seed)
+        search = _Search(plan, out / FILE, cells, spaces, registry, cache, seed)
         total, done = plan.trials * len(plan.methods), 0
         for entry in plan.methods:
             while (tried := len(search.record.rows[entry.row].trials)) < plan.trials:
                 progress("trials", done + tried, total)
-                search.attempt(entry, spaces[entry.row])
+                search.attempt(entry)
             done += tried
         progress("trials", done, total)
     return search.record
@@ -77,11 +77,13 @@ class _Search:
         plan: TunePlan,
         path: Path,
         cells: Sequence[Cell],
+        spaces: Mapping[str, Space],
         registry: Registry,
         cache: Path,
         seed: int,
     ) -> None:
-        self.path, self.cells, self.registry, self.cache, self.seed = path, cells, registry, cache, seed
+        self.path, self.cells, self.spaces = path, cells, spaces
+        self.registry, self.cache, self.seed = registry, cache, seed
         self.opening = Opening(plan)
         self._judges: dict[tuple[int, int], Judge] = {}
         fresh = self._empty(plan)
@@ -102,22 +104,21 @@ class _Search:
                 classifier, split = self.opening.problem(cell)
                 hashes["model"] = classifier.fingerprint()
                 hashes[f"forget_set k{cell.k} s{cell.run.seed}"] = split.forget.fingerprint()
-        rows = {entry.row: self._row(plan, entry) for entry in plan.methods}
+        rows = {entry.row: self._row(entry) for entry in plan.methods}
         told = plan.model_dump(mode="json", exclude={"cache": True, "keep_models": True, "run": QUIET})
         told["seed"] = self.seed
         return TuneRecord(plan=told, hashes=hashes, trials=plan.trials, rows=rows, versions=versions())
 
-    def _row(self, plan: TunePlan, entry: SearchEntry) -> Searched:
-        space = space_of(entry, configured(plan, entry, self.registry))
+    def _row(self, entry: SearchEntry) -> Searched:
         told = {
             name: span.model_dump(mode="json") if isinstance(span, Span) else list(span)
-            for name, span in space.items()
+            for name, span in self.spaces[entry.row].items()
         }
         return Searched(method=entry.method, preset=entry.preset, settings=entry.settings, space=told)
 
-    def attempt(self, entry: SearchEntry, space: Space) -> None:
+    def attempt(self, entry: SearchEntry) -> None:
         """One more trial of a row."""
-        row = self.record.rows[entry.row]
+        row, space = self.record.rows[entry.row], self.spaces[entry.row]
         cells = [cell for cell in self.cells if cell.entry.row == entry.row]
         if row.trials:
             settings = suggest(space, row.trials, self.seed, entry.row)

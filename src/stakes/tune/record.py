@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
 
 from stakes.errors import RunFolderError
 from stakes.files import write_json
+from stakes.records import Frozen
 
 FILE = "tune.json"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Trial(_Frozen):
+class Trial(Frozen):
     """Settings that were tried, and what they gave: means over the requests of the plan, in percent.
 
     ``agreement`` is with the original model, on validation probes; ``failed`` says why there are no figures.
@@ -39,7 +35,7 @@ class Trial(_Frozen):
         return self.agreement if self.forget_accuracy == 0 else -self.forget_accuracy
 
 
-class Searched(_Frozen):
+class Searched(Frozen):
     """The search of one row. The first trial is of the settings that the row starts from."""
 
     method: str
@@ -55,7 +51,7 @@ class Searched(_Frozen):
         return max(able, key=lambda trial: trial.score or 0.0) if able else None
 
 
-class TuneRecord(_Frozen):
+class TuneRecord(Frozen):
     """A search as a whole: the plan, what it was carried out on, and the rows by name."""
 
     schema_version: Literal[1] = 1

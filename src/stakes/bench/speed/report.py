@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from stakes.files import write_bytes, write_json
+from stakes.records import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class PhaseSpeed(_Frozen):
+class PhaseSpeed(Frozen):
     """One phase of a variant.
 
     Attributes:
@@ -36,7 +31,7 @@ class PhaseSpeed(_Frozen):
     rounds: tuple[float, ...]
 
 
-class VariantSpeed(_Frozen):
+class VariantSpeed(Frozen):
     """One variant; ``steps`` is None where their number was not given: steps and stop test are then those of one step,
     and no part of the totals."""
 
@@ -51,7 +46,7 @@ class VariantSpeed(_Frozen):
     backward: int
 
 
-class Ratio(_Frozen):
+class Ratio(Frozen):
     """A variant over the last one: medians over rounds for seconds, plain quotients for images; None by nothing."""
 
     label: str
@@ -62,7 +57,7 @@ class Ratio(_Frozen):
     backward: float | None
 
 
-class SpeedReport(_Frozen):
+class SpeedReport(Frozen):
     """Everything that was measured, and on what."""
 
     schema_version: int = 1
