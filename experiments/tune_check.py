@@ -17,28 +17,17 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from stakes.api import unlearn
 from stakes.bench.cells import Cell, expand
 from stakes.bench.opening import Opening
-from stakes.data.forget import ForgetSplit
 from stakes.files import write_json
-from stakes.methods import find_method
+from stakes.tune.engine import unlearned
 from stakes.tune.plan import load_plan
 from stakes.tune.record import TuneRecord
 
 
 def measured(opening: Opening, cell: Cell, settings: dict[str, Any], cache: Path) -> float:
     """Test accuracy of one request with these settings, percent."""
-    classifier, split = opening.problem(cell)
-    found = unlearn(
-        classifier,
-        ForgetSplit(split.forget, split.test, None, split.spec, split.indices),
-        anchors=opening.anchors(cell, classifier, split),
-        method=find_method(cell.method.name).configure(cell.entry.preset, cell.entry.settings | settings),
-        cache=cache,
-        **cell.run.model_dump(),
-    )
-    return float(found.record.test_accuracy or 0)
+    return float(unlearned(opening, cell, settings, cache=cache, test=True).record.test_accuracy or 0)
 
 
 def rank(pairs: list[list[float]]) -> dict[str, float | int]:

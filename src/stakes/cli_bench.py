@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from stakes.cli_options import Device, HiddenDevice, HiddenPrecision, HiddenSeed, JsonOption, Precision
+from stakes.cli_options import (
+    Device,
+    HiddenDevice,
+    HiddenPrecision,
+    HiddenSeed,
+    JsonOption,
+    PluginsOption,
+    Precision,
+)
 
 if TYPE_CHECKING:
     from stakes.bench.cost import GridCost
@@ -65,10 +73,7 @@ def bench(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed before.")
     ] = False,
-    plugins: Annotated[
-        list[Path] | None,
-        typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
-    ] = None,
+    plugins: PluginsOption = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for probes and predictions [OUT/cache].")
     ] = None,

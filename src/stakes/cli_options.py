@@ -55,6 +55,10 @@ ReferenceOption = Annotated[
 ForgetOption = Annotated[
     str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
 ]
+PluginsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
+]
 AttributesOption = Annotated[
     Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
 ]

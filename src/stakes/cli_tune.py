@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stakes.cli_options import Device, JsonOption, Precision, SeedOption, print_json
+from stakes.cli_options import Device, JsonOption, PluginsOption, Precision, SeedOption, print_json
 
 if TYPE_CHECKING:
     from stakes.tune.record import Trial, TuneRecord
@@ -21,10 +21,7 @@ def tune(
         Path, typer.Argument(help="YAML file: a grid of one data set and model, with trials and search.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder: new, or of the same plan (goes on).")],
-    plugins: Annotated[
-        list[Path] | None,
-        typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
-    ] = None,
+    plugins: PluginsOption = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes [OUT/cache].")] = None,
     seed: SeedOption = 0,
     device: Annotated[Device | None, typer.Option("--device", help="In place of the plan's.")] = None,

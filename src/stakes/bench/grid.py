@@ -17,8 +17,6 @@ from stakes.places import filled
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", max_length=60)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
-
-
 PROTOTYPES = "prototypes"  # in place of a file of anchors
 
 

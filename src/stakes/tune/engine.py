@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from stakes.bench.cells import QUIET, Cell, configured, expand
 from stakes.bench.opening import Opening
 from stakes.bench.plugins import Registry
 from stakes.config import MethodSettings
-from stakes.data.forget import ForgetSplit
 from stakes.errors import NumericalError, RunFolderError
 from stakes.locks import alone
 from stakes.models.classifier import Classifier
@@ -22,6 +22,7 @@ from stakes.tune.judge import Judge
 from stakes.tune.plan import SearchEntry, Space, Span, TunePlan, space_of
 from stakes.tune.record import FILE, Searched, Trial, TuneRecord
 from stakes.tune.sampling import suggest
+from stakes.unlearning import Unlearned
 
 
 def run_tune(
@@ -67,6 +68,40 @@ def run_tune(
             done += tried
         progress("trials", done, total)
     return search.record
+
+
+def unlearned(
+    opening: Opening,
+    cell: Cell,
+    settings: Mapping[str, Any],
+    *,
+    cache: Path,
+    registry: Registry | None = None,
+    test: bool = False,
+) -> Unlearned:
+    """One request of a plan with these settings, in memory.
+
+    Args:
+        test: also measure on the test set, as a search itself never does.
+    """
+    from stakes.api import unlearn
+
+    classifier, split = opening.problem(cell)
+    kind = (registry or Registry()).find(cell.method.name)
+    method = kind.configure(cell.entry.preset, cell.entry.settings | dict(settings))
+    return unlearn(
+        classifier,
+        replace(
+            split,
+            test=split.test if test else None,
+            retain=split.retain if "retain" in method.needs else None,
+        ),
+        anchors=opening.anchors(cell, classifier, split),
+        method=method,
+        preset=cell.preset,
+        cache=cache,
+        **cell.run.model_dump(),
+    )
 
 
 class _Search:
@@ -132,7 +167,7 @@ class _Search:
         forget, agreement, steps = [], [], []
         try:
             for cell in cells:
-                found = self._unlearned(cell, settings)
+                found = unlearned(self.opening, cell, settings, registry=self.registry, cache=self.cache)
                 forget.append(found.record.forget_accuracy)
                 agreement.append(self._judge(cell).agreement(found.classifier))
                 steps.append(found.record.steps)
@@ -143,22 +178,6 @@ class _Search:
             forget_accuracy=statistics.fmean(forget),
             agreement=statistics.fmean(agreement),
             steps=tuple(steps),
-        )
-
-    def _unlearned(self, cell: Cell, settings: Mapping[str, Any]) -> Any:
-        from stakes.api import unlearn
-
-        classifier, split = self.opening.problem(cell)
-        overrides = cell.entry.settings | dict(settings)
-        method = self.registry.find(cell.method.name).configure(cell.entry.preset, overrides)
-        return unlearn(
-            classifier,
-            _without_test(split, retain="retain" in method.needs),
-            anchors=self.opening.anchors(cell, classifier, split),
-            method=method,
-            preset=cell.preset,
-            cache=self.cache,
-            **cell.run.model_dump(),
         )
 
     def _judge(self, cell: Cell) -> Judge:
@@ -181,10 +200,6 @@ class _Search:
 
 def _ready(classifier: Classifier, device: Any) -> Classifier:
     return classifier.clone().eval().requires_grad_(False).to(device)
-
-
-def _without_test(split: ForgetSplit, *, retain: bool) -> ForgetSplit:
-    return ForgetSplit(split.forget, None, split.retain if retain else None, split.spec, split.indices)
 
 
 def _value(settings: MethodSettings, name: str) -> Any:
