@@ -18,7 +18,7 @@ from stakes.inputs import Images, as_classifier, as_split, refuse_mismatch
 from stakes.methods import Method, find_method
 from stakes.progress import Progress, silent
 from stakes.records import Figures
-from stakes.runtime import resolve_device
+from stakes.runtime import repeatable, resolve_device
 from stakes.team_folder import run_folder
 from stakes.unlearning import Unlearned, Unlearning
 
@@ -123,9 +123,10 @@ def evaluate(
         0.0
     """
     settings = build(RunSettings, run)
+    device = resolve_device(settings.device)
     evaluator = Evaluator(
         settings.eval_batch,
-        resolve_device(settings.device),
+        device,
         settings.seed,
         settings.retain_sample,
         Path(cache) if cache is not None else None,
@@ -134,4 +135,5 @@ def evaluate(
     # A copy: measuring must not move the user's model to another device.
     classifier = as_classifier(model, split.forget).clone()
     refuse_mismatch(classifier, split.forget)
-    return evaluator.figures(classifier, split, "evaluate", cached=cache is not None)
+    with repeatable(device):
+        return evaluator.figures(classifier, split, "evaluate", cached=cache is not None)

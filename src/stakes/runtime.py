@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 
 import torch
@@ -49,6 +51,48 @@ def resolve_device(device: Device) -> torch.device:
         usable = " or ".join(name for name, ok in available.items() if ok)
         raise ConfigError("--device", expected=f"auto, {usable}", got=device, fix="Leave it out for auto.")
     return torch.device(device)
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Kernels that round alike at each call, where the device has others too; the user's own choice comes back afterwards.
+
+    On a GPU the fastest kernels add in an order that changes from call to call. An operation without a deterministic
+    kernel is carried out, with PyTorch's warning. ``fp32`` leaves TF32 in convolutions as PyTorch has it.
+
+    Example:
+        >>> with repeatable(torch.device("cpu")):
+        ...     torch.are_deterministic_algorithms_enabled()
+        False
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # Read by cuBLAS when it starts, so it counts from a process's first use of the GPU on.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    tf32 = torch.backends.cudnn.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+            yield
+        finally:
+            torch.utils.deterministic.fill_uninitialized_memory = filling
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def device_name(device: torch.device) -> str:
+    """The device for a record: a GPU with its model.
+
+    Example:
+        >>> device_name(torch.device("cpu"))
+        'cpu'
+    """
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -33,7 +33,7 @@ from stakes.processes import check_precision, current, spread
 from stakes.progress import Progress
 from stakes.records import Figures, Hashes, Phase, Record
 from stakes.runs import RunFolder
-from stakes.runtime import resolve_device, versions
+from stakes.runtime import device_name, repeatable, resolve_device, versions
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Unlearning:
         if self.run.milestones and self.folder is None:
             raise ConfigError("milestones", expected="out=, a run folder to keep them in", got="none")
         self.device = resolve_device(self.run.device)
+        with repeatable(self.device):
+            return self._carry_out()
+
+    def _carry_out(self) -> Unlearned:
         check_precision(self.run.precision)
         self.original = as_classifier(self.model, self.split.forget).clone().eval().to(self.device)
         self.original.requires_grad_(False)
@@ -322,7 +326,7 @@ class Unlearning:
                 reference=self._reference_fingerprint(),
             ),
             versions=versions(),
-            device=str(self.device),
+            device=device_name(self.device),
             notes=_notes(split),
         )
 

@@ -5,11 +5,12 @@ A method from outside the package checks itself the same way: ``check_resume(Row
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,16 +122,31 @@ ROWS = [
 ]
 
 
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+_on = DEVICES[0]
+
+
+@contextlib.contextmanager
+def on(device: str) -> Iterator[None]:
+    """Everything inside runs on this device."""
+    global _on
+    before, _on = _on, device
+    try:
+        yield
+    finally:
+        _on = before
+
+
 def run(row: Row, network: str = "cnn", forget: int = 4, **call: Any) -> Unlearned:
     """One unlearning of the tiny problem by the method of a row."""
     tiny = problem(network, forget)
-    given = {"anchors": tiny.anchors, "device": "cpu", "seed": 0, "measure_every": 2} | call
+    given = {"anchors": tiny.anchors, "device": _on, "seed": 0, "measure_every": 2} | call
     return unlearn(tiny.model, tiny.split, method=row.configured(), **given)
 
 
 def weights(result: Unlearned) -> dict[str, Tensor]:
     """What the result would export."""
-    return result.classifier.exported_state()
+    return {name: value.cpu() for name, value in result.classifier.exported_state().items()}
 
 
 def _global_state() -> tuple[Tensor, Any, Any]:
@@ -238,10 +254,10 @@ def check_record(row: Row, result: Unlearned) -> None:
 def check_reload(row: Row, cache: Path, folder: Path) -> None:
     """What lies in the run folder gives the logits of what was measured, bit for bit; the call again reads it back."""
     result = run(row, "resnet10", cache=cache, out=folder)
-    pixels = problem("resnet10").split.test.batch(slice(None))
-    loaded = load_checkpoint(folder)
+    pixels = problem("resnet10").split.test.batch(slice(None)).to(_on)
+    loaded = load_checkpoint(folder).to(_on)
     assert torch.equal(loaded(pixels), result.classifier(pixels))
-    assert same(loaded.exported_state(), weights(result))
+    assert same(loaded.cpu().exported_state(), weights(result))
     assert not result.classifier.training
     assert Record.load(folder / "record.json") == result.record
     again = run(row, "resnet10", cache=cache, out=folder)
@@ -283,7 +299,7 @@ def check_architecture(row: Row, network: str, cache: Path) -> None:
     assert all(torch.isfinite(value).all() for value in weights(result).values() if value.is_floating_point())
     if row.steps:
         assert not same(weights(result), problem(network).model.exported_state())
-    assert result.classifier(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+    assert result.classifier(torch.rand(2, 3, 8, 8).to(_on)).shape == (2, 3)
 
 
 def check_one_image(row: Row, cache: Path) -> None:
@@ -301,7 +317,9 @@ def check_refuses_without_retain(row: Row, cache: Path) -> None:
     method = row.configured()
 
     def call() -> Unlearned:
-        return unlearn(tiny.model, tiny.split.forget, method=method, anchors=tiny.anchors, cache=cache)
+        return unlearn(
+            tiny.model, tiny.split.forget, method=method, anchors=tiny.anchors, cache=cache, device=_on
+        )
 
     if "retain" in method.needs:
         with pytest.raises(DataError, match="retain"):

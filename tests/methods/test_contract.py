@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import contract
@@ -18,8 +19,21 @@ from stakes.unlearning import Unlearned
 BY_ID = {row.id: row for row in ROWS}
 
 
+@pytest.fixture(scope="module", params=contract.DEVICES, autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The contract is kept on every device at hand."""
+    with contract.on(request.param):
+        yield request.param
+
+
+def test_there_is_a_gpu() -> None:
+    """Where there is none, the contract was kept on the CPU alone."""
+    if "cuda" not in contract.DEVICES:
+        pytest.skip("no NVIDIA GPU here: the contract is tested on the CPU alone")
+
+
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 

@@ -26,6 +26,7 @@ from stakes.config import Device, chosen
 from stakes.errors import MissingExtraError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
+from stakes.runtime import repeatable
 from stakes.report.section import Section
 
 ANALYSES: dict[str, Callable[[Context], Section]] = {
@@ -106,7 +107,8 @@ def analyse(
     sections, skipped = [], []
     for done, name in enumerate(wanted, start=1):
         try:
-            section = ANALYSES[name](context)
+            with repeatable(run.device):
+                section = ANALYSES[name](context)
         except SkipAnalysis as why:
             skipped.append(Skipped(name, str(why)))
         except MissingExtraError as missing:

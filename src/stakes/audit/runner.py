@@ -17,6 +17,7 @@ from stakes.config import Device, chosen
 from stakes.errors import NumericalError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
+from stakes.runtime import repeatable
 from stakes.report.page import write_page
 from stakes.report.section import Cell, Section, Table, folder_of
 
@@ -59,7 +60,7 @@ def audit(
 ) -> AuditReport:
     """Attack an unlearned model, and say what each attack found and what it does not show.
 
-    The same call gives the same sections byte for byte (on the CPU). Each section is saved as soon as its attack is
+    The same call gives the same sections byte for byte on one machine. Each section is saved as soon as its attack is
     done; the page is rendered at the end.
 
     Args:
@@ -113,7 +114,7 @@ def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport
     found: dict[str, Section] = {}
     skipped: dict[str, str] = {}
     for name in wanted:
-        with evidence.meter.phase(name):
+        with evidence.meter.phase(name), repeatable(evidence.device):
             finding = _tried(name, evidence)
         if isinstance(finding, Skipped):
             skipped[name] = finding.reason

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stakes.api import unlearn
 from stakes.bench.cells import Cell, expand
 from stakes.bench.folder import BenchFolder
@@ -22,7 +24,7 @@ from stakes.inverted_store import build_inverted
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeStore
 from stakes.progress import Progress, silent
-from stakes.runtime import resolve_device
+from stakes.runtime import repeatable, resolve_device
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,17 @@ class Workshop:
 
     def _carry_out(self, task: Task, progress: Progress) -> None:
         cells = [self.cells[name] for name in task.cells]
+        device = resolve_device(cells[0].run.device)
+        with repeatable(device):
+            self._do(task, cells, device, progress)
+
+    def _do(self, task: Task, cells: Sequence[Cell], device: torch.device, progress: Progress) -> None:
         if task.kind == "cell":
             self._unlearn(cells[0], progress)
         elif task.kind == "before":
-            self._measure(cells, progress)
+            self._measure(cells, device, progress)
         else:
-            self._probe(cells, progress)
+            self._probe(cells, device, progress)
 
     def _unlearn(self, cell: Cell, progress: Progress) -> None:
         if self.folder.finished(cell.id):
@@ -103,10 +110,9 @@ class Workshop:
         )
         self.folder.finish(cell.id, result.record, keep_model=self.order.grid.keep_models)
 
-    def _measure(self, cells: Sequence[Cell], progress: Progress) -> None:
+    def _measure(self, cells: Sequence[Cell], device: torch.device, progress: Progress) -> None:
         """Put the original model's answers for all images of these cells into the cache."""
         run = cells[0].run
-        device = resolve_device(run.device)
         evaluator = Evaluator(
             run.eval_batch, device, run.seed, run.retain_sample, self.order.cache, progress=progress
         )
@@ -116,7 +122,7 @@ class Workshop:
             classifier, split = self.opening.problem(by_k[k])
             evaluator.figures(classifier.clone().eval().to(device), split, "evaluate before", cached=True)
 
-    def _probe(self, cells: Sequence[Cell], progress: Progress) -> None:
+    def _probe(self, cells: Sequence[Cell], device: torch.device, progress: Progress) -> None:
         """Make the probes of the largest forget set; those of the smaller ones are part of it.
 
         Cells with inverted probes come here with one k alone.
@@ -124,7 +130,7 @@ class Workshop:
         largest = max(cells, key=lambda cell: cell.k)
         classifier, split = self.opening.problem(largest)
         run = largest.run
-        device, settings = resolve_device(run.device), largest.method.settings.probes
+        settings = largest.method.settings.probes
         original = classifier.clone().eval().requires_grad_(False).to(device)
         common: dict[str, Any] = {
             "seed": run.seed,

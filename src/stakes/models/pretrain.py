@@ -23,7 +23,7 @@ from stakes.models.classifier import Classifier
 from stakes.models.recipe import PretrainSettings, learning_rate
 from stakes.models.registry import build_network
 from stakes.progress import Progress, silent
-from stakes.runtime import autocast, derive_seed, generator
+from stakes.runtime import autocast, derive_seed, generator, repeatable
 
 _KEEP_ON_DEVICE = 2**30  # bytes of float32 pixels; larger sets are read batch by batch
 _TEST_BATCH = 500
@@ -175,7 +175,7 @@ class _Session:
         """Train for one epoch and measure."""
         devices = [self.device] if self.device.type == "cuda" else []
         # Dropout draws from the global generators: seed them for the epoch, and put them back.
-        with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(deterministic=True):
+        with torch.random.fork_rng(devices=devices), repeatable(self.device):
             torch.manual_seed(derive_seed("dropout", self.seed, epoch))
             loss, train_accuracy, rate = self._train(epoch)
         return Epoch(epoch + 1, loss, rate, train_accuracy, self._measured(test))
