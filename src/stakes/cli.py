@@ -217,7 +217,8 @@ def unlearn(
         return
     kept = load_checkpoint(reference, allow_pickle=allow_pickle) if reference is not None else None
     anchor_set = None
-    if "anchors" in configured.needs:
+    # Named for a method that has no use for them, they are kept with the run: analyses look from them.
+    if "anchors" in configured.needs or anchors_file or attributes:
         anchor_set = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
     shown = {
         "method": method,

@@ -124,7 +124,7 @@ def sample_importance(
     parameters: Parameters,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    chunk: int = 8,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Structural importance, exactly as eq. 4: I_i = 1/N_s Σ_x |∂ L_align(x) / ∂ψ_i|.
 
@@ -133,7 +133,7 @@ def sample_importance(
             be free of side effects (BatchNorm in evaluation mode).
         parameters: named ψ.
         batches: pairs of pixels (n, C, H, W) and rows of S_ori (n, b).
-        chunk: probes whose gradients are held at once; memory is chunk times the size of ψ.
+        chunk: probes whose gradients are held at once, memory is chunk times the size of ψ; None: as suits the device.
 
     Returns:
         A tensor of ψ's shape for each name, at least 0.
@@ -149,6 +149,7 @@ def sample_importance(
         >>> importance["w"].shape, bool((importance["w"] > 0).all())
         (torch.Size([2]), True)
     """
+    chunk = chunk or gradients_at_once(parameters)
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), chunk_size=chunk)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count = 0
@@ -160,6 +161,21 @@ def sample_importance(
                 total[name] += gradient.detach().abs().sum(dim=0)
         count += len(pixels)
     return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def gradients_at_once(parameters: Parameters) -> int:
+    """How many samples' gradients to hold at once: 8 on a CPU; on a GPU as many as take 2 GiB, 128 at most.
+
+    A GPU is idle between the small kernels of a few samples.
+
+    Example:
+        >>> gradients_at_once({"w": torch.zeros(10)})
+        8
+    """
+    if all(value.device.type != "cuda" for value in parameters.values()):
+        return 8
+    size = sum(value.numel() * value.element_size() for value in parameters.values())
+    return max(8, min(128, 2**31 // size))
 
 
 def batch_importance(

@@ -136,7 +136,8 @@ class Unlearning:
             self.folder.keep_costs(self.meter.totals())
 
     def _keep_anchors(self, folder: RunFolder) -> None:
-        if self.anchors is not None and "anchors" in self.method.needs:
+        # Also those that the method has no use for: analyses look from them.
+        if self.anchors is not None:
             folder.keep_anchors(self.anchors)
 
     def _fresh(self) -> Unlearned:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stakes.anchors import Anchors, build_anchors
 from stakes.anchors.prototypes import visual_prototypes
 from stakes.bench.cells import Cell
-from stakes.bench.grid import PROTOTYPES, Grid
+from stakes.bench.grid import PROTOTYPES, AnchorSource, Grid
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
 from stakes.errors import DataError
+from stakes.files import digest_file, digest_json, private_folder
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.runtime import resolve_device
+
+
+# Raised when what is built changes, so that an older cache is not mistaken for it.
+_BUILDING = "anchors/1"
 
 
 @dataclass
@@ -27,10 +33,13 @@ class _Opened:
 
 
 class Opening:
-    """Opens what cells need. Models and data of one problem at a time are held in memory."""
+    """Opens what cells need. Models and data of one problem at a time are held in memory.
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    Anchors that have to be encoded are kept under ``cache``: loading the encoder takes longer than many a cell.
+    """
+
+    def __init__(self, grid: Grid, cache: Path) -> None:
+        self.grid, self.cache = grid, cache
         self._opened: _Opened | None = None
         self._anchors: dict[tuple[str, str], Anchors] = {}
 
@@ -68,7 +77,19 @@ class Opening:
             if isinstance(wanted, str):
                 found = Anchors.load(Path(self.grid.locate(wanted)))
             else:
-                attributes = self.grid.locate(wanted.attributes) if wanted.attributes else None
-                found = build_anchors(classifier.class_names, attributes=attributes, encoder=wanted.encoder)
+                found = self._encoded(classifier.class_names, wanted)
             self._anchors[key] = found.for_classes(classifier.class_names)
         return self._anchors[key]
+
+    def _encoded(self, class_names: Sequence[str], wanted: AnchorSource) -> Anchors:
+        """Anchors by an encoder; found again by class names, the attributes' bytes and the encoder's name."""
+        attributes = self.grid.locate(wanted.attributes) if wanted.attributes else None
+        given = digest_file(Path(attributes)) if attributes and Path(attributes).is_file() else None
+        key = digest_json([_BUILDING, list(class_names), given, wanted.encoder])
+        path = self.cache / "anchors" / f"{key[:32]}.safetensors"
+        if path.is_file():
+            return Anchors.load(path)
+        found = build_anchors(class_names, attributes=attributes, encoder=wanted.encoder)
+        private_folder(path.parent)
+        found.save(path)
+        return found

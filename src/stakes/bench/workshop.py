@@ -52,7 +52,7 @@ class Workshop:
                 got="a changed one",
                 fix="Make the same call again.",
             )
-        self.opening = Opening(order.grid)
+        self.opening = Opening(order.grid, order.cache)
         self._known: dict[str, tuple[str, str | None]] = {}
 
     def attempt(self, task: Task, progress: Progress = silent) -> str | None:

@@ -1,4 +1,4 @@
-"""The structure of a job: S_ori of its probes, S_unl of a batch, and what the feature extractor holds it with."""
+"""What a job is to keep: the original model's answers on probes and, with anchors, S_ori, S_unl and what holds them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from stakes.structure import (
 
 
 class AnchoredStructure:
-    """S_ori of all probes, S_unl of a batch, and the structural importance of the feature extractor."""
+    """The original model's answers, S_ori of all probes, S_unl of a batch, and the feature extractor's importance.
+
+    A job without anchors has answers alone.
+    """
 
     def __init__(self, job: Job[Any], projector: nn.Module) -> None:
         self.job, self.projector = job, projector
         # A model that already deploys through a projector has its structure behind it.
         self._original_projector = job.original.projector or nn.Identity()
-        anchors = job.need_anchors().for_classes(job.model.class_names)
-        self.bridge = Bridge.between(job.model.feature_width, anchors.matrix.shape[1], job.seed).to(
-            job.device
-        )
-        self.anchors = self.bridge.anchors(anchors.matrix.to(job.device))
+        if job.anchors is not None:
+            matrix = job.anchors.for_classes(job.model.class_names).matrix.to(job.device)
+            self.bridge = Bridge.between(job.model.feature_width, matrix.shape[1], job.seed).to(job.device)
+            self.anchors = self.bridge.anchors(matrix)
         self._kept: dict[str, Tensor] | None = None
         self._parameters = dict(job.model.body.named_parameters())
         self._origin = {name: value.detach() for name, value in job.original.body.named_parameters()}
@@ -47,17 +49,19 @@ class AnchoredStructure:
         """S_ori of all probes, (N_s, b), on the CPU."""
         return self._original_answers()["affinities"]
 
-    @property
-    def logits(self) -> Tensor:
-        """What the original model answers on all probes, (N_s, b), on the CPU."""
-        return self._original_answers()["logits"]
-
     @torch.no_grad()
-    def answers(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """S_ori and logits of the original model on any images: (n, b) each."""
+    def answers(self, pixels: Tensor) -> dict[str, Tensor]:
+        """``logits`` of the original model on any images, (n, b), and with anchors their ``affinities`` S_ori, (n, b)."""
         features = self.job.original.features(pixels)
         self.job.meter.count(forward=len(pixels))
-        return self.of(self._original_projector(features)), self.job.original.logits(features)
+        found = {"logits": self.job.original.logits(features)}
+        if self.job.anchors is not None:
+            found["affinities"] = self.of(self._original_projector(features))
+        return found
+
+    def kept(self, indices: Tensor) -> dict[str, Tensor]:
+        """The same of probes, on the job's device; computed once for all of them."""
+        return {name: value[indices].to(self.job.device) for name, value in self._original_answers().items()}
 
     def of(self, features: Tensor) -> Tensor:
         """Affinities of (projected) features."""
@@ -81,12 +85,11 @@ class AnchoredStructure:
 
     def _original(self) -> dict[str, Tensor]:
         probes = self.job.need_probes()
-        affinities, logits = [], []
+        found: dict[str, list[Tensor]] = {}
         for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
-            rows, said = self.answers(probes.batch(part).to(self.job.device))
-            affinities.append(rows.cpu())
-            logits.append(said.cpu())
-        return {"affinities": torch.cat(affinities), "logits": torch.cat(logits)}
+            for name, rows in self.answers(probes.batch(part).to(self.job.device)).items():
+                found.setdefault(name, []).append(rows.cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
     def _make_importance(self) -> dict[str, Tensor]:
         settings = self.job.settings

@@ -20,6 +20,7 @@ from stakes.config import MethodSettings
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
 from stakes.models.classifier import Classifier
+from stakes.structure import gradients_at_once
 
 _FLOOR = 1e-8
 
@@ -148,13 +149,13 @@ def noise_variance(diagonal: Tensor, settings: FisherSettings, *, head: bool) ->
     return variance
 
 
-def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int = 8) -> dict[str, Tensor]:
+def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -> dict[str, Tensor]:
     """Σ_x Σ_y p(y|x) (∂ log p(y|x) / ∂θ)², with the gradient of every image and label on its own.
 
     Args:
         model: in evaluation mode.
         pixels: (n, C, H, W).
-        chunk: pairs of image and label whose gradients are held at once.
+        chunk: pairs of image and label whose gradients are held at once; None: as suits the device.
 
     Returns:
         A tensor of θ's shape for each parameter of ``model``, a sum over images.
@@ -165,6 +166,7 @@ def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int = 8) -> dict[str
         logits: Tensor = functional_call(model, weights, (image.unsqueeze(0),))
         return F.log_softmax(logits.float(), dim=1)[0].gather(0, label)[0]
 
+    chunk = chunk or gradients_at_once(parameters)
     gradients = torch.func.vmap(torch.func.grad(log_probability), in_dims=(None, 0, 0))
     with torch.no_grad():
         probabilities = model(pixels).float().softmax(dim=1)

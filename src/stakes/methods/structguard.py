@@ -44,9 +44,11 @@ class StructGuard(Method[StructGuardSettings]):
 
     Publication: Hong, Shin and Kim, "Stake the Points: Structure-Faithful Instance Unlearning", CVPR 2026.
 
-    Needs: the forget set, probes made from the original model, and anchors. No retained image.
+    Needs: the forget set, probes made from the original model, and, where alignment or regularisation have a weight,
+    anchors. No retained image.
 
-    Presets: ``default``, a variant for models that are to be shipped: a bounded loss on the forget images and their
+    Presets: ``default``, a variant for models that are to be shipped, without the paper's structure terms, which add
+    nothing to it that could be measured: a bounded loss on the forget images and their
     everyday copies, the original model's soft answers on inverted and mixed probes, frozen BatchNorm, steps that
     spare what the probes use, and a schedule that goes on until what broke is mended; ``paper``, the text with L2UL's
     optimiser and probes; ``authors``, the settings that the authors published for CIFAR-10: radius 3, SGD .005
@@ -66,6 +68,11 @@ class StructGuard(Method[StructGuardSettings]):
     needs = frozenset({"probes", "anchors"})
     default_preset = "default"
     presets = PRESETS
+
+    def __init__(self, settings: StructGuardSettings) -> None:
+        super().__init__(settings)
+        if not settings.structural:
+            self.needs = frozenset({"probes"})
 
     _probe_accuracy = 0.0
     _recalibration: MeanRecalibration | None = None
@@ -162,7 +169,7 @@ class StructGuard(Method[StructGuardSettings]):
         }
         if settings.align_weight:
             loss = alignment_loss(
-                probes.affinities, structure.of(projected.float()), settings.align, settings.align_axis
+                probes.answers["affinities"], structure.of(projected.float()), settings.align, settings.align_axis
             )
             losses["loss_align"] = settings.align_weight * loss
         if settings.reg_weight and step >= settings.importance_after:
@@ -178,10 +185,9 @@ class StructGuard(Method[StructGuardSettings]):
         batch = job.probe_batch(step)
         if job.settings.probe_mixing:
             pixels = cut_and_mix(batch.pixels, job.generator("mixing", step))
-            affinities, logits = structure.answers(pixels)
-            return _Kept(pixels, logits.argmax(dim=1), affinities, logits)
-        affinities, logits = structure.affinities[batch.indices], structure.logits[batch.indices]
-        return _Kept(batch.pixels, batch.labels, affinities.to(job.device), logits.to(job.device))
+            answers = structure.answers(pixels)
+            return _Kept(pixels, answers["logits"].argmax(dim=1), answers)
+        return _Kept(batch.pixels, batch.labels, structure.kept(batch.indices))
 
     @staticmethod
     def _forget(job: Job[StructGuardSettings], step: int) -> Batch:
@@ -266,12 +272,11 @@ class StructGuard(Method[StructGuardSettings]):
 
 @dataclass(frozen=True)
 class _Kept:
-    """Probes of a step (n, C, H, W), their labels, and the original model's S_ori and logits on them, (n, b) each."""
+    """Probes of a step (n, C, H, W), their labels, and what the original model answers on them, (n, b) each."""
 
     pixels: Tensor
     labels: Tensor
-    affinities: Tensor
-    logits: Tensor
+    answers: dict[str, Tensor]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -290,7 +295,7 @@ def _retention(logits: Tensor, probes: _Kept, settings: StructGuardSettings) -> 
     """L_ret: the cross-entropy with the labels, or KL(original ‖ now), in nats."""
     if settings.retention == "hard":
         return F.cross_entropy(logits, probes.labels)
-    target = F.log_softmax(probes.logits.float(), dim=1)
+    target = F.log_softmax(probes.answers["logits"].float(), dim=1)
     return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)
 
 

@@ -125,6 +125,11 @@ class StructGuardSettings(MethodSettings):
     head_l1: float = Field(0.99, ge=0)
     head_l2: float = Field(0.005, ge=0)
 
+    @property
+    def structural(self) -> bool:
+        """Whether affinities to anchors have a part in the loss."""
+        return self.align_weight > 0 or self.reg_weight > 0
+
     def schedule(self, batches: int, most: int) -> int:
         """Steps of the schedule: more batches need more of them, by the square root.
 
@@ -183,8 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "probe_batch": 96,
         "forget_batch": 64,
         "max_steps": 400,
-        "align_axis": "instance",
-        "align_weight": 10.0,
+        "align_weight": 0.0,
         "reg_weight": 0.0,
         "head_weight": 0.0,
         "probes.kind": "inverted",

@@ -119,7 +119,7 @@ class _Search:
     ) -> None:
         self.path, self.cells, self.spaces = path, cells, spaces
         self.registry, self.cache, self.seed = registry, cache, seed
-        self.opening = Opening(plan)
+        self.opening = Opening(plan, cache)
         self._judges: dict[tuple[int, int], Judge] = {}
         fresh = self._empty(plan)
         self.record = TuneRecord.load(path) if path.is_file() else fresh
