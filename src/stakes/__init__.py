@@ -1,8 +1,7 @@
 """stakes: make a trained image classifier forget named training images, and keep everything else it knows.
 
     >>> import stakes
-    >>> anchors = stakes.build_anchors(class_names)                        # doctest: +SKIP
-    >>> result = stakes.unlearn(model, (pixels, labels), anchors=anchors)  # doctest: +SKIP
+    >>> result = stakes.unlearn(model, (pixels, labels), class_names=names)  # doctest: +SKIP
     >>> result.record.forget_accuracy                                      # doctest: +SKIP
     0.0
 
