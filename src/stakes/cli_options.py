@@ -62,7 +62,10 @@ PluginsOption = Annotated[
 AttributesOption = Annotated[
     Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
 ]
-AnchorsOption = Annotated[Path | None, typer.Option("--anchors", help="Anchors as safetensors, for presets that align and for analyses.")]
+AnchorsOption = Annotated[
+    Path | None,
+    typer.Option("--anchors", help="Anchors as safetensors, for presets that align and for analyses."),
+]
 EncoderOption = Annotated[
     str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
 ]

@@ -55,7 +55,7 @@ def resolve_device(device: Device) -> torch.device:
 
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Kernels that round alike at each call, where the device has others too; the user's own choice comes back afterwards.
+    """Kernels that round alike at each call, where the device has others too; what was set before comes back afterwards.
 
     On a GPU the fastest kernels add in an order that changes from call to call. An operation without a deterministic
     kernel is carried out, with PyTorch's warning. ``fp32`` leaves TF32 in convolutions as PyTorch has it.
@@ -70,16 +70,16 @@ def repeatable(device: torch.device) -> Iterator[None]:
         return
     # Read by cuBLAS when it starts, so it counts from a process's first use of the GPU on.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     tf32 = torch.backends.cudnn.allow_tf32
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
             yield
         finally:
-            torch.utils.deterministic.fill_uninitialized_memory = filling
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 

@@ -65,9 +65,8 @@ def test_the_grids_of_the_tables_ask_for_what_the_tables_show(path: Path) -> Non
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_plans_tune_what_the_tables_show_on_other_requests(path: Path) -> None:
     plan = load_plan(path)
-    reported = load_grid(
-        HERE / f"table{2 if 'cifar' in path.stem else 3}-{path.stem.removeprefix('tune-')}.yaml"
-    )
+    (data,) = plan.data
+    reported = load_grid(HERE / f"table{2 if 'cifar' in data.name else 3}-{data.name}.yaml")
     assert not set(plan.seeds) & set(reported.seeds)
     for entry in plan.methods:
         assert space_of(entry, configured(plan, entry, Registry()))

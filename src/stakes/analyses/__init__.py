@@ -26,8 +26,8 @@ from stakes.config import Device, chosen
 from stakes.errors import MissingExtraError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
-from stakes.runtime import repeatable
 from stakes.report.section import Section
+from stakes.runtime import repeatable
 
 ANALYSES: dict[str, Callable[[Context], Section]] = {
     "retrieval": retrieval.analysis,

@@ -17,9 +17,9 @@ from stakes.config import Device, chosen
 from stakes.errors import NumericalError
 from stakes.opened import OpenedRun, open_run
 from stakes.progress import Progress, silent
-from stakes.runtime import repeatable
 from stakes.report.page import write_page
 from stakes.report.section import Cell, Section, Table, folder_of
+from stakes.runtime import repeatable
 
 OVERVIEW = "audit"
 

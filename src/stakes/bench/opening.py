@@ -18,7 +18,6 @@ from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.runtime import resolve_device
 
-
 # Raised when what is built changes, so that an older cache is not mistaken for it.
 _BUILDING = "anchors/1"
 

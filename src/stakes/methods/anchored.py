@@ -51,7 +51,7 @@ class AnchoredStructure:
 
     @torch.no_grad()
     def answers(self, pixels: Tensor) -> dict[str, Tensor]:
-        """``logits`` of the original model on any images, (n, b), and with anchors their ``affinities`` S_ori, (n, b)."""
+        """``logits`` of the original model on any images and, with anchors, their ``affinities`` S_ori: (n, b) each."""
         features = self.job.original.features(pixels)
         self.job.meter.count(forward=len(pixels))
         found = {"logits": self.job.original.logits(features)}

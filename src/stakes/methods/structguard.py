@@ -169,7 +169,10 @@ class StructGuard(Method[StructGuardSettings]):
         }
         if settings.align_weight:
             loss = alignment_loss(
-                probes.answers["affinities"], structure.of(projected.float()), settings.align, settings.align_axis
+                probes.answers["affinities"],
+                structure.of(projected.float()),
+                settings.align,
+                settings.align_axis,
             )
             losses["loss_align"] = settings.align_weight * loss
         if settings.reg_weight and step >= settings.importance_after:
