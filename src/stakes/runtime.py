@@ -55,7 +55,7 @@ def resolve_device(device: Device) -> torch.device:
 
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Kernels that round alike at each call, where the device has others too; what was set before comes back afterwards.
+    """Kernels that round alike at each call, where the device has others too; what was set before comes back.
 
     On a GPU the fastest kernels add in an order that changes from call to call. An operation without a deterministic
     kernel is carried out, with PyTorch's warning. ``fp32`` leaves TF32 in convolutions as PyTorch has it.
