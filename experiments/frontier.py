@@ -1,10 +1,11 @@
 """The frontier: what is kept of the model against the number of images forgotten, as a table and a picture.
 
-    python experiments/frontier.py --out docs/images/frontier.svg experiments/results/default-cifar10 [FOLDER …]
+    python experiments/frontier.py --out docs/images/frontier.svg experiments/results/table2-cifar10 [FOLDER …]
 
 Each folder holds records of runs (JSON) on one model; runs of one method, preset and k are averaged over seeds. The
 picture shows 100 · test accuracy after / before, since the paper's BEFORE is another model, with the paper's figures
-dotted. The table goes to standard output, in Markdown.
+dotted; a method is drawn where it forgot every image with every seed, one with tuned settings dashed. The table goes to
+standard output, in Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from stakes.bench.published import PUBLISHED
 from stakes.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure, save_figure
@@ -29,20 +31,18 @@ INKS = {
     "rawp": SKY,
     "neggrad": GREY,
     "boundary-shrink instances": BLACK,
-    "boundary-shrink instances tuned": BLACK,
     "random-label": "#8c510a",
-    "random-label tuned": "#8c510a",
     "salun": "#01665e",
+    "oracle-finetune": "#b8860b",
 }
 MARKERS = {
     "structguard default": "o",
     "structguard paper": "s",
     "structguard authors": "^",
     "boundary-shrink instances": "D",
-    "boundary-shrink instances tuned": "d",
     "random-label": "v",
-    "random-label tuned": "1",
     "salun": "P",
+    "oracle-finetune": "*",
 }
 DOTTED = ("structguard", "l2ul", "adv", "rawp", "neggrad")
 
@@ -119,14 +119,18 @@ def kept(runs: list[Record]) -> list[float]:
 
 
 def draw(groups: dict[Group, list[Record]], published: str, out: Path) -> None:
-    figure = new_figure(7.5, 4.2)
+    figure = new_figure(8.5, 5.2)
     axis = figure.add_subplot()
-    for name in dict.fromkeys(name for name, _ in groups):
-        points = [(k, kept(runs)) for (other, k), runs in groups.items() if other == name]
+    forgot = {group: runs for group, runs in groups.items() if all(run.forgotten for run in runs)}
+    for name in dict.fromkeys(name for name, _ in forgot):
+        points = [(k, kept(runs)) for (other, k), runs in forgot.items() if other == name]
         ks, means = [k for k, _ in points], [mean(values) for _, values in points]
         bars = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-        ink, marker = INKS.get(name, BLACK), MARKERS.get(name, "o")
-        axis.errorbar(ks, means, bars, color=ink, marker=marker, capsize=3, label=f"{name}, measured")
+        plain = name.removesuffix(" tuned")
+        look: dict[str, Any] = {"color": INKS.get(plain, GREY), "marker": MARKERS.get(plain, "o")}
+        look |= {"ls": "--", "mfc": "white", "lw": 1} if name != plain else {"ls": "-"}
+        look |= {"lw": 2.5} if name == "structguard default" else {}
+        axis.errorbar(ks, means, bars, capsize=3, label=f"{name}, measured", **look)
     paper = PUBLISHED[published]
     before = paper.values["test"]["before"]
     for name in DOTTED:

@@ -152,10 +152,17 @@ def bench(
 
 @commands.command()
 def table(
-    folder: Annotated[Path, typer.Argument(help="Folder of a bench.")],
+    folder: Annotated[list[Path], typer.Argument(help="Folder of a bench; several make one table.")],
     layout: Annotated[
         Layout, typer.Option("--layout", help="One of the paper's Tables 2 to 6, or a line a cell.")
     ] = Layout.plain,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", help="Names of rows to show, with commas between; all where left out."),
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("--k", help="Sizes of forget sets to show, any number.")
+    ] = None,
     kind: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of stdout.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it inside JSON on stdout.")] = False,
@@ -166,13 +173,15 @@ def table(
     """Render the records of a bench: mean ± standard deviation over seeds, the published figure beside ours."""
     from stakes.bench.folder import BenchFolder
     from stakes.bench.render import render
-    from stakes.bench.sheet import sheets
+    from stakes.bench.sheet import picked, sheets
     from stakes.files import write_bytes
 
     del seed, device, precision
-    found = BenchFolder(folder)
-    records = found.records()
-    text = render(sheets(records, layout.value, failed=len(found.errors())), layout.value, kind.value)
+    found = [BenchFolder(path) for path in folder]
+    records = {cell: record for one in found for cell, record in one.records().items()}
+    failed = len({cell for one in found for cell in one.errors()} - records.keys())
+    records = picked(records, rows.split(",") if rows is not None else None, k)
+    text = render(sheets(records, layout.value, failed=failed), layout.value, kind.value)
     if out is not None:
         write_bytes(out, text.encode())
     if as_json:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from stakes.bench.ablations import PUBLISHED_ROWS
 from stakes.bench.published import BLOCKS, PUBLISHED, Block, Published
-from stakes.errors import RunFolderError
+from stakes.errors import ConfigError, RunFolderError
 from stakes.methods import METHODS
 from stakes.records import Record
 
@@ -60,6 +60,28 @@ class Sheet:
         return self.entries.get((block, row, k), Entry(None, None, 0))
 
 
+def picked(
+    records: Mapping[str, Record], rows: Sequence[str] | None, k: Sequence[int] | None
+) -> dict[str, Record]:
+    """Of these records those of some rows and sizes of forget sets; None: of all.
+
+    Raises:
+        ConfigError: a row or size that no record has.
+    """
+    there_rows = dict.fromkeys(_row(record) for record in records.values())
+    there_k = dict.fromkeys(record.after.forget_images for record in records.values())
+    for name, wanted, there in (("--rows", rows, there_rows), ("--k", k, there_k)):
+        for one in wanted or ():
+            if one not in there:
+                known = ", ".join(sorted(map(str, there)))
+                raise ConfigError(name, expected=f"of these: {known}", got=repr(one))
+    return {
+        name: record
+        for name, record in records.items()
+        if (rows is None or _row(record) in rows) and (not k or record.after.forget_images in k)
+    }
+
+
 def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) -> list[Sheet]:
     """The tables of some records, by data set and model.
 
@@ -87,7 +109,7 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
     found: dict[tuple[str, int], dict[int, Record]] = defaultdict(dict)
     methods: dict[str, str] = {}
     for name, record in records.items():
-        row, k = str(record.request.get("row", record.method)), record.after.forget_images
+        row, k = _row(record), record.after.forget_images
         if record.seed in found[row, k]:
             raise RunFolderError(
                 f"two records of {row}, k = {k}, seed {record.seed}",
@@ -167,6 +189,10 @@ def _refuse_mixed(title: str, records: Mapping[str, Record]) -> None:
                 got=f"different ones in {one} and {two}",
                 fix="Keep the records of one.",
             )
+
+
+def _row(record: Record) -> str:
+    return str(record.request.get("row", record.method))
 
 
 def _asked(record: Record, key: str) -> str:
