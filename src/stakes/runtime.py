@@ -70,17 +70,18 @@ def repeatable(device: torch.device) -> Iterator[None]:
         return
     # Read by cuBLAS when it starts, so it counts from a process's first use of the GPU on.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    asked = (
+        torch.are_deterministic_algorithms_enabled()
+    )  # by the user, who may want errors in place of warnings
     tf32 = torch.backends.cudnn.allow_tf32
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
         try:
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            if not asked:
+                torch.use_deterministic_algorithms(True, warn_only=True)
             yield
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            if not asked:
+                torch.use_deterministic_algorithms(False)
 
 
 def device_name(device: torch.device) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,8 @@ from stakes.anchors.prototypes import visual_prototypes
 from stakes.bench import run_bench
 from stakes.bench.cells import expand
 from stakes.bench.cost import grid_cost
-from stakes.bench.grid import load_grid
+from stakes.bench.grid import AnchorSource, load_grid
+from stakes.bench.opening import Opening
 from stakes.data import open_source
 from stakes.data.images import ImageSet
 from stakes.errors import AnchorError, ConfigError, DataError
@@ -89,3 +93,31 @@ def test_a_row_has_another_encoder_or_file(write: Write, home: Path, tmp_path: P
     assert found["made"].request["anchors"] == {"attributes": None, "encoder": "minilm"}
     assert len({one.hashes.anchors for one in found.values()}) == 3
     assert len({one.hashes.model_after for one in found.values()}) == 3
+
+
+def test_anchors_are_encoded_once_for_all_workers(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept by what they are made of: other attributes are encoded anew."""
+    grid = load_grid(write(methods=[STRUCTGUARD | {"label": "made", "anchors": {"encoder": "minilm"}}]))
+    (cell, *_) = expand(grid)
+    cache = tmp_path / "cache"
+    first = Opening(grid, cache)
+    classifier, split = first.problem(cell)
+    made = first.anchors(cell, classifier, split)
+
+    def refuse(*_: Any, **__: Any) -> Anchors:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr("stakes.bench.opening.build_anchors", refuse)
+    again = Opening(grid, cache).anchors(cell, classifier, split)
+    assert made is not None
+    assert again is not None
+    assert again.fingerprint() == made.fingerprint()
+    assert again.provenance == made.provenance
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({name: [f"looks like {name}"] for name in classifier.class_names}))
+    source = AnchorSource(attributes=str(mine))
+    other = cell.entry.model_copy(update={"anchors": source})
+    with pytest.raises(AssertionError, match="encoded again"):
+        Opening(grid, cache).anchors(replace(cell, entry=other), classifier, split)

@@ -12,8 +12,8 @@ import pytest
 
 from stakes.bench.folder import BenchFolder
 from stakes.bench.render import render
-from stakes.bench.sheet import Sheet, sheets
-from stakes.errors import RunFolderError
+from stakes.bench.sheet import Sheet, picked, sheets
+from stakes.errors import ConfigError, RunFolderError
 from stakes.records import Figures, Hashes, Record
 
 
@@ -251,3 +251,35 @@ def test_the_command(stakes_cli: Any, tmp_path: Path) -> None:
     code, _, err = stakes_cli("table", tmp_path / "empty")
     assert code == 2
     assert "stakes bench" in err
+
+
+def test_some_rows_and_sizes_are_picked() -> None:
+    found = named(record("adv"), record("adv", 64), record("l2ul"), record("rawp"))
+    assert picked(found, None, None) == found
+    some = picked(found, ["adv", "rawp"], [16])
+    assert [(one.method, one.after.forget_images) for one in some.values()] == [("adv", 16), ("rawp", 16)]
+    with pytest.raises(ConfigError, match="of these: adv, l2ul, rawp, got 'rwap'"):
+        picked(found, ["rwap"], None)
+    with pytest.raises(ConfigError, match="of these: 16, 64, got 128"):
+        picked(found, None, [128])
+
+
+def test_several_folders_make_one_table(stakes_cli: Any, tmp_path: Path) -> None:
+    for name, one in named(record("adv", test=70.0), record("l2ul", test=75.0), record("l2ul", 64)).items():
+        folder = BenchFolder(tmp_path / one.method)
+        one.save(folder.record_path(name))
+    # What failed in one folder and is there in the other has not failed.
+    BenchFolder(tmp_path / "adv").fail("l2ul_k16_s0-1", "RuntimeError", "no")
+    words = ["table", tmp_path / "adv", tmp_path / "l2ul", "--layout", "table2"]
+    code, said, _ = stakes_cli(*words)
+    assert code == 0
+    assert "| adv | 70.00 (65.14) |" in said
+    assert "| l2ul | **75.00** (79.65) | **80.00** (67.08) |" in said
+    assert "failed" not in said
+    code, said, _ = stakes_cli(*words, "--rows", "l2ul", "--k", 64)
+    assert code == 0
+    assert "adv" not in said
+    assert "k = 16" not in said
+    code, _, err = stakes_cli(*words, "--rows", "l2lu")
+    assert code == 2
+    assert "adv, l2ul" in err

@@ -15,6 +15,7 @@ from doubles import problem
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor
 
+from stakes.anchors.anchors import Anchors
 from stakes.api import unlearn
 from stakes.errors import ConfigError, NumericalError, RunFolderError
 from stakes.methods import Job, StructGuard, structguard
@@ -532,7 +533,7 @@ def run(cache: Path, model: str = "small", **settings: Any):
 @pytest.mark.parametrize("importance", ["sample", "batch"])
 def test_an_identity_projector_has_no_importance_at_first(tmp_path, model, importance):
     with pytest.raises(
-        NumericalError, match=r"importance_after to 1.*projector_init to random.*reg_weight to 0"
+        NumericalError, match=r"importance_after higher.*projector_init to random.*reg_weight to 0"
     ):
         run(tmp_path, model, importance=importance, align_axis="instance", importance_after=0)
 
@@ -562,6 +563,43 @@ def test_forgets_on_the_deployed_path(tmp_path):
     predicted = result.classifier(forget.batch(slice(None))).argmax(1)
     assert bool((predicted != forget.labels).all())
     assert isinstance(result.classifier.projector, Projector)
+
+
+def test_anchors_are_needed_where_the_loss_has_affinities():
+    """The preset for models to ship has none, and asks for none."""
+    for changes, needs in (
+        ({}, {"probes"}),
+        ({"align_weight": 1.0}, {"probes", "anchors"}),
+        ({"reg_weight": 1.0}, {"probes", "anchors"}),
+    ):
+        assert StructGuard.configure(overrides=changes).needs == needs
+    for preset in ("paper", "authors"):
+        assert StructGuard.configure(preset).needs == {"probes", "anchors"}
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+def test_anchors_that_have_no_part_change_nothing_and_are_kept(tmp_path, mixing):
+    """Given to a method that has no use for them: same weights, and in the run folder for analyses."""
+    settings = {"retention": "soft", "probe_mixing": mixing, "align_weight": 0.0, "reg_weight": 0.0}
+
+    def call(name: str, **more: Any):
+        return unlearn(
+            digits_model(),
+            split(),
+            preset="paper",
+            settings=FEW_PROBES | settings | {"max_steps": 5},
+            cache=tmp_path / "cache",
+            device="cpu",
+            out=tmp_path / name,
+            **more,
+        )
+
+    without, given = call("without"), call("given", anchors=anchors())
+    assert without.record.hashes.model_after == given.record.hashes.model_after
+    assert without.record.hashes.anchors is None
+    assert given.record.hashes.anchors is None
+    assert not (tmp_path / "without" / "anchors.safetensors").exists()
+    assert Anchors.load(tmp_path / "given" / "anchors.safetensors").fingerprint() == anchors().fingerprint()
 
 
 def test_the_bypass_ships_no_projector(tmp_path):

@@ -110,7 +110,7 @@ class AnchoredStructure:
                 "structural importance",
                 expected="some gradient of the alignment loss",
                 got="zero for every parameter: the projector still is the identity, so S_unl equals S_ori",
-                fix="Set importance_after to 1 or more, projector_init to random, or reg_weight to 0.",
+                fix="Set importance_after higher, projector_init to random, or reg_weight to 0.",
             )
         return {name: value.cpu() for name, value in scale_importance(raw, settings.importance_scale).items()}
 
