@@ -70,11 +70,10 @@ def repeatable(device: torch.device) -> Iterator[None]:
         return
     # Read by cuBLAS when it starts, so it counts from a process's first use of the GPU on.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    asked = (
-        torch.are_deterministic_algorithms_enabled()
-    )  # by the user, who may want errors in place of warnings
-    tf32 = torch.backends.cudnn.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+    # A user who has asked for them may want errors in place of warnings.
+    asked = torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
         try:
             if not asked:
                 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -115,6 +115,12 @@ def test_anchors_are_encoded_once_for_all_workers(
     assert again is not None
     assert again.fingerprint() == made.fingerprint()
     assert again.provenance == made.provenance
+    (kept,) = (cache / "anchors").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-9])
+    with pytest.raises(AssertionError, match="encoded again"):  # a damaged file is no answer
+        Opening(grid, cache).anchors(cell, classifier, split)
+    kept.write_bytes(whole)
     mine = tmp_path / "mine.json"
     mine.write_text(json.dumps({name: [f"looks like {name}"] for name in classifier.class_names}))
     source = AnchorSource(attributes=str(mine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from stakes.bench.cells import Cell
 from stakes.bench.grid import PROTOTYPES, AnchorSource, Grid
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
-from stakes.errors import DataError
+from stakes.errors import AnchorError, DataError
 from stakes.files import digest_file, digest_json, private_folder
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
@@ -86,7 +87,7 @@ class Opening:
         given = digest_file(Path(attributes)) if attributes and Path(attributes).is_file() else None
         key = digest_json([_BUILDING, list(class_names), given, wanted.encoder])
         path = self.cache / "anchors" / f"{key[:32]}.safetensors"
-        if path.is_file():
+        with contextlib.suppress(AnchorError):  # none there, or a damaged one
             return Anchors.load(path)
         found = build_anchors(class_names, attributes=attributes, encoder=wanted.encoder)
         private_folder(path.parent)

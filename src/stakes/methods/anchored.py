@@ -28,15 +28,15 @@ from stakes.structure import (
 class AnchoredStructure:
     """The original model's answers, S_ori of all probes, S_unl of a batch, and the feature extractor's importance.
 
-    A job without anchors has answers alone.
+    Where no term of the loss is about affinities there are answers alone, and no anchors are needed.
     """
 
     def __init__(self, job: Job[Any], projector: nn.Module) -> None:
         self.job, self.projector = job, projector
         # A model that already deploys through a projector has its structure behind it.
         self._original_projector = job.original.projector or nn.Identity()
-        if job.anchors is not None:
-            matrix = job.anchors.for_classes(job.model.class_names).matrix.to(job.device)
+        if job.settings.structural:
+            matrix = job.need_anchors().for_classes(job.model.class_names).matrix.to(job.device)
             self.bridge = Bridge.between(job.model.feature_width, matrix.shape[1], job.seed).to(job.device)
             self.anchors = self.bridge.anchors(matrix)
         self._kept: dict[str, Tensor] | None = None
@@ -51,11 +51,11 @@ class AnchoredStructure:
 
     @torch.no_grad()
     def answers(self, pixels: Tensor) -> dict[str, Tensor]:
-        """``logits`` of the original model on any images and, with anchors, their ``affinities`` S_ori: (n, b) each."""
+        """``logits`` of the original model on any images and, where needed, their ``affinities`` S_ori: (n, b) each."""
         features = self.job.original.features(pixels)
         self.job.meter.count(forward=len(pixels))
         found = {"logits": self.job.original.logits(features)}
-        if self.job.anchors is not None:
+        if self.job.settings.structural:
             found["affinities"] = self.of(self._original_projector(features))
         return found
 

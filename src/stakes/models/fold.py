@@ -73,7 +73,7 @@ def _agree(plain: Classifier, folded: Classifier) -> bool:
     pixels = pixels.to(plain.mean)
     try:
         # TF32 rounds more coarsely than what is looked for.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             wanted, got = plain(pixels), folded(pixels)
     except (RuntimeError, TypeError, AttributeError):
         return False
