@@ -216,10 +216,8 @@ def unlearn(
         _say_estimate(classifier, split, configured, settings, out, cache, as_json)
         return
     kept = load_checkpoint(reference, allow_pickle=allow_pickle) if reference is not None else None
-    anchor_set = None
-    # Named for a method that has no use for them, they are kept with the run: analyses look from them.
-    if "anchors" in configured.needs or anchors_file or attributes:
-        anchor_set = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
+    needed = "anchors" in configured.needs
+    anchor_set = choose_anchors(needed, classifier.class_names, anchors_file, attributes, encoder)
     shown = {
         "method": method,
         "preset": preset,

@@ -51,9 +51,14 @@ def training_settings(preset: str, precision: str, assignments: list[str] | None
 
 
 def choose_anchors(
-    class_names: Sequence[str], file: Path | None, attributes: Path | None, encoder: str
-) -> Anchors:
-    """Anchors of these classes from a file, or built from attributes: a user's or the bundled ones."""
+    needed: bool, class_names: Sequence[str], file: Path | None, attributes: Path | None, encoder: str
+) -> Anchors | None:
+    """Anchors of these classes from a file, or built from attributes: a user's or the bundled ones.
+
+    None where a method needs none and none are named; those that are named are kept with the run, for its analyses.
+    """
+    if not needed and file is None and attributes is None:
+        return None
     from stakes.anchors import Anchors, build_anchors
 
     if file is not None and attributes is not None:

@@ -185,11 +185,8 @@ def run(
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
     opened = open_ledger(ledger)
-    anchors = None
-    # Named for a method that has no use for them, they are kept with the run: analyses look from them.
-    if "anchors" in configured.needs or anchors_file or attributes:
-        names = opened.view().created.body.class_names
-        anchors = choose_anchors(names, anchors_file, attributes, encoder)
+    names = opened.view().created.body.class_names
+    anchors = choose_anchors("anchors" in configured.needs, names, anchors_file, attributes, encoder)
     with live_progress() as progress:
         report = run_requests(
             opened,

@@ -77,9 +77,8 @@ def bench_speed(
 
     chosen = _variants(variants or ["structguard", "l2ul"], steps or [], assignments or [])
     classifier, split, _ = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
-    anchors = None
-    if any("anchors" in one.method.needs for one in chosen):
-        anchors = choose_anchors(classifier.class_names, anchors_file, attributes, encoder)
+    needed = any("anchors" in one.method.needs for one in chosen)
+    anchors = choose_anchors(needed, classifier.class_names, anchors_file, attributes, encoder)
     with live_progress() as progress:
         report = call(
             classifier,

@@ -81,15 +81,12 @@ class Workshop:
         cells = [self.cells[name] for name in task.cells]
         device = resolve_device(cells[0].run.device)
         with repeatable(device):
-            self._do(task, cells, device, progress)
-
-    def _do(self, task: Task, cells: Sequence[Cell], device: torch.device, progress: Progress) -> None:
-        if task.kind == "cell":
-            self._unlearn(cells[0], progress)
-        elif task.kind == "before":
-            self._measure(cells, device, progress)
-        else:
-            self._probe(cells, device, progress)
+            if task.kind == "cell":
+                self._unlearn(cells[0], progress)
+            elif task.kind == "before":
+                self._measure(cells, device, progress)
+            else:
+                self._probe(cells, device, progress)
 
     def _unlearn(self, cell: Cell, progress: Progress) -> None:
         if self.folder.finished(cell.id):
