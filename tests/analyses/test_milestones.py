@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from runkit import SMALL, make_run
 
 from stakes.analyses import AnalysisSettings, milestones
 from stakes.analyses.context import Context, SkipAnalysis
+from stakes.errors import MissingExtraError
 from stakes.opened import open_run
 from stakes.report.section import Section
 
@@ -52,6 +55,24 @@ def test_each_milestone_has_its_row(section: tuple[Context, Section]) -> None:
     lost = found.numbers["test_lost_at_50_percent_points"]
     assert lost == pytest.approx(before[3] - rows["50 %"][3], abs=1e-3)  # type: ignore[operator]
     assert (context.folder / "milestones.svg").read_text().startswith("<?xml")
+
+
+def test_without_an_encoder_only_the_collapse_is_missing(
+    section: tuple[Context, Section], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The structure is one column of many: a run without anchors needs no text encoder for the others."""
+    context, found = section
+
+    def none_installed(names: object) -> None:
+        raise MissingExtraError("encoder 'minilm'", fix="Run `pip install …`.")
+
+    monkeypatch.setattr("stakes.analyses.context.build_anchors", none_installed)
+    bare = Context(replace(context.run, anchors=None), context.settings)
+    told = milestones.analysis(bare)
+    assert [row[:5] for row in told.tables[0].rows] == [row[:5] for row in found.tables[0].rows]
+    assert {row[5] for row in told.tables[0].rows} == {None}
+    with pytest.raises(SkipAnalysis, match="encoder 'minilm'"):
+        bare.anchors()
 
 
 def test_a_run_that_kept_nothing_is_skipped(context: Context) -> None:

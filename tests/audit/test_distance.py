@@ -11,7 +11,7 @@ from controls import evidence, never, saw
 from scipy.special import rel_entr
 
 from stakes.audit.evidence import Skipped
-from stakes.audit.klom import BINS, agreement, klom, left_out, parameter_distance
+from stakes.audit.klom import BINS, CEILING, agreement, klom, left_out, margin_distance, parameter_distance
 from stakes.audit.references import Reference
 from stakes.audit.sections.distance import distance
 from stakes.models import Classifier, build_network
@@ -38,13 +38,19 @@ def test_klom_against_numpy_and_scipy() -> None:
 def test_klom_of_equals_is_zero_and_bounded() -> None:
     same = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert klom(same, same).tolist() == [0, 0]
-    assert klom(np.full((2, 1), 500.0), np.full((3, 1), -500.0)) == pytest.approx(np.log(1e5))
+    assert klom(np.full((2, 1), 500.0), np.full((3, 1), -500.0)) == pytest.approx(CEILING)
+    assert pytest.approx(np.log(1e5)) == CEILING
     assert klom(np.ones((1, 1)), np.ones((3, 1))).tolist() == [0]
 
 
 def test_left_out_is_small_for_models_alike() -> None:
     alike = np.random.default_rng(0).normal(size=(40, 20))
     assert left_out(alike).mean() < klom(np.full((1, 20), 30.0), alike).mean()
+
+
+def test_margin_distance_by_hand() -> None:
+    assert margin_distance(np.array([1.0, -3.0]), np.array([0.5, 2.0])) == pytest.approx(2.75)
+    assert margin_distance(np.array([900.0]), np.array([-900.0])) == pytest.approx(200), "clipped as for KLoM"
 
 
 def test_agreement_and_parameters_by_hand() -> None:
@@ -76,6 +82,10 @@ def test_controls(tmp_path: Path) -> None:
     assert near.numbers["klom_forget_after"] < near.numbers["klom_forget_before"]  # type: ignore[operator]
     assert near.numbers["klom_forget_before"] == far.numbers["klom_forget_after"]
     assert near.numbers["klom_forget_retrained"] is not None
+    apart = near.numbers["margins_forget_retrained"]
+    assert near.numbers["margins_forget_after"] < 3 * apart < far.numbers["margins_forget_after"]  # type: ignore[operator]
+    assert near.numbers["margins_forget_before"] == far.numbers["margins_forget_after"]
+    assert "ceiling" not in near.limit
     assert "3 retrained models" in near.limit
 
 
@@ -83,7 +93,17 @@ def test_one_retrained_model_gives_no_klom(tmp_path: Path) -> None:
     found = distance(evidence(tmp_path, never(True), wrong=True, retrained=retrained(1)))
     assert isinstance(found, Section)
     assert not any(name.startswith("klom") for name in found.numbers)
+    assert found.numbers["margins_forget_retrained"] is None
+    assert found.numbers["margins_forget_after"] > 0  # type: ignore[operator]
     assert "at least two" in found.limit
+
+
+def test_a_klom_that_cannot_tell_says_so(tmp_path: Path) -> None:
+    """Both models saw the wrong labels: neither's margins lie among the two of the others."""
+    found = distance(evidence(tmp_path, saw(True), wrong=True, retrained=retrained(2)))
+    assert isinstance(found, Section)
+    assert found.numbers["klom_forget_after"] == pytest.approx(CEILING, rel=0.01)
+    assert "tells them not apart" in found.limit
 
 
 def test_none_is_a_reason_to_skip(tmp_path: Path) -> None:

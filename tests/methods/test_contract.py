@@ -118,7 +118,7 @@ class _Honest(Method[MethodSettings]):
 
     def run(self, job):
         for step in job.steps(1):
-            draw = torch.rand((), generator=job.generator(step)) + torch.rand(())
+            draw = (torch.rand((), generator=job.generator(step)) + torch.rand(())).to(job.device)
             with torch.no_grad():
                 job.model.head.bias[job.forget.labels] -= 0.2 + 0.1 * draw
                 job.model.head.weight.mul_(0.9)

@@ -14,7 +14,7 @@ from stakes.analyses.settings import AnalysisSettings
 from stakes.anchors import Anchors, build_anchors
 from stakes.anchors.bridge import Bridge
 from stakes.data.images import ImageSet
-from stakes.errors import AnchorError, NetworkError, NumericalError
+from stakes.errors import AnchorError, MissingExtraError, NetworkError, NumericalError
 from stakes.models.classifier import Classifier
 from stakes.opened import OpenedRun
 from stakes.progress import Progress, silent
@@ -175,10 +175,11 @@ class Context:
             else:
                 try:
                     self._anchors = build_anchors(names)
-                except (AnchorError, NetworkError):
+                except (AnchorError, NetworkError, MissingExtraError) as error:
                     raise SkipAnalysis(
                         "there are no anchors to look from: the run used none, and they cannot be built from the "
-                        "bundled attributes. Make some with stakes anchors, and name the file with --anchors."
+                        f"bundled attributes ({error}). Make some with stakes anchors, and name the file with "
+                        "--anchors."
                     ) from None
         return self._anchors
 

@@ -10,6 +10,7 @@ from stakes.audit.outputs import Array
 from stakes.models.classifier import Classifier
 
 BINS, FLOOR, CLIP = 20, 1e-5, 100.0
+CEILING = -np.log(FLOOR)  # of KLoM: not one unlearned margin in a bin with a retrained one
 
 
 def klom(unlearned: Array, retrained: Array) -> Array:
@@ -55,6 +56,18 @@ def left_out(retrained: Array) -> Array:
     """`klom` of each retrained model against the others, averaged: what a flawless unlearning would get. (N,)."""
     rest = [klom(retrained[at : at + 1], np.delete(retrained, at, axis=0)) for at in range(len(retrained))]
     return np.asarray(np.mean(rest, axis=0), np.float64)
+
+
+def margin_distance(first: Array, second: Array) -> float:
+    """Mean absolute difference of margins, in log-odds, each clipped to ±100; (N,) each, at least 0.
+
+    What KLoM cannot say with few models: how far apart two of them are on these images.
+
+    Example:
+        >>> margin_distance(np.array([1.0, 500.0]), np.array([2.0, 100.0]))
+        0.5
+    """
+    return float(np.abs(np.clip(first, -CLIP, CLIP) - np.clip(second, -CLIP, CLIP)).mean())
 
 
 def agreement(first: Tensor, second: Tensor) -> float:

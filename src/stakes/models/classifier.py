@@ -204,6 +204,15 @@ class Classifier(nn.Module):
             return {**architecture, "stakes": settings}
         return {**architecture, **settings}
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As for any module; on a GPU the weights of convolutions get channels last, for which its kernels are made."""
+        moved = super().to(*args, **kwargs)
+        layout = torch.channels_last if self.mean.is_cuda else torch.contiguous_format
+        for parameter in moved.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        return moved
+
     def clone(self) -> Self:
         """A deep copy that shares nothing with this one."""
         return copy.deepcopy(self)

@@ -112,7 +112,6 @@ def pretrain(
             _keep(state_path, request, session, rows)
         figures = {k: v for k, v in dataclasses.asdict(row).items() if k != "epoch" and v is not None}
         progress("pretrain", len(rows), settings.epochs, **figures)
-    session.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return session.model.to("cpu").eval(), tuple(rows)
 
 
@@ -140,8 +139,6 @@ class _Session:
         self.model = Classifier.from_network(
             network, class_names=train.class_names, input_size=train.size, mean=mean, std=std
         ).to(device)
-        if device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.SGD(
             _groups(self.model, settings),
             lr=settings.learning_rate,

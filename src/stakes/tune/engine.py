@@ -17,7 +17,7 @@ from stakes.errors import NumericalError, RunFolderError
 from stakes.locks import alone
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.runtime import resolve_device, versions
+from stakes.runtime import repeatable, resolve_device, versions
 from stakes.tune.judge import Judge
 from stakes.tune.plan import SearchEntry, Space, Span, TunePlan, space_of
 from stakes.tune.record import FILE, Searched, Trial, TuneRecord
@@ -167,9 +167,10 @@ class _Search:
         forget, agreement, steps = [], [], []
         try:
             for cell in cells:
-                found = unlearned(self.opening, cell, settings, registry=self.registry, cache=self.cache)
+                with repeatable(resolve_device(cell.run.device)):
+                    found = unlearned(self.opening, cell, settings, registry=self.registry, cache=self.cache)
+                    agreement.append(self._judge(cell).agreement(found.classifier))
                 forget.append(found.record.forget_accuracy)
-                agreement.append(self._judge(cell).agreement(found.classifier))
                 steps.append(found.record.steps)
         except NumericalError as error:
             return Trial(settings=dict(settings), failed=str(error))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from stakes.audit.drawing import bar_groups, save_svg
 from stakes.audit.evidence import Evidence, Finding, Skipped
-from stakes.audit.klom import agreement, klom, left_out, parameter_distance
-from stakes.audit.outputs import margins
+from stakes.audit.klom import CEILING, agreement, klom, left_out, margin_distance, parameter_distance
+from stakes.audit.outputs import Array, margins
 from stakes.data.images import ImageSet
 from stakes.report.section import Cell, Figure, Section, Table
 
 Numbers = dict[str, float | int | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class _OnSet:
 
     images: int
     agreement: dict[str, float | None]
+    margins: dict[str, float | None]
     klom: dict[str, float | None]
 
 
@@ -45,22 +47,34 @@ def distance(evidence: Evidence) -> Finding:
 def _on(evidence: Evidence, images: ImageSet) -> _OnSet:
     before, after = (evidence.logits(model, images) for model in (evidence.before, evidence.after))
     others = [evidence.logits(one.classifier, images) for one in evidence.retrained]
-    pairs = [agreement(a, b) for a, b in combinations(others, 2)]
-    same: dict[str, float | None] = {
-        "before": float(np.mean([agreement(before, other) for other in others])),
-        "after": float(np.mean([agreement(after, other) for other in others])),
+    sure = [margins(logits, images.labels) for logits in (before, after, *others)]
+    return _OnSet(
+        len(images),
+        _apart(agreement, before, after, others),
+        _apart(margin_distance, sure[0], sure[1], sure[2:]),
+        _klom(sure[0], sure[1], sure[2:]),
+    )
+
+
+def _apart(
+    measure: Callable[[T, T], float], before: T, after: T, others: Sequence[T]
+) -> dict[str, float | None]:
+    """A measure of two models: to the retrained ones on average, and of these among each other."""
+    pairs = [measure(a, b) for a, b in combinations(others, 2)]
+    return {
+        "before": float(np.mean([measure(before, other) for other in others])),
+        "after": float(np.mean([measure(after, other) for other in others])),
         "retrained": float(np.mean(pairs)) if pairs else None,
     }
-    return _OnSet(len(images), same, _klom(before, after, others, images))
 
 
-def _klom(before: Tensor, after: Tensor, others: list[Tensor], images: ImageSet) -> dict[str, float | None]:
+def _klom(before: Array, after: Array, others: Sequence[Array]) -> dict[str, float | None]:
     if len(others) < 2:
         return {}
-    reference = np.stack([margins(other, images.labels) for other in others])
+    reference = np.stack(others)
     found: dict[str, float | None] = {
-        name: float(klom(margins(logits, images.labels)[None], reference).mean())
-        for name, logits in (("before", before), ("after", after))
+        "before": float(klom(before[None], reference).mean()),
+        "after": float(klom(after[None], reference).mean()),
     }
     return found | {"retrained": float(left_out(reference).mean()) if len(others) > 2 else None}
 
@@ -87,7 +101,8 @@ def _section(evidence: Evidence, found: dict[str, _OnSet]) -> Section:
         if same["retrained"] is None
         else f", retrained models among each other in {same['retrained']:.1f} %"
     )
-    divergence = found["forget"].klom
+    far, divergence = found["forget"].margins, found["forget"].klom
+    theirs = "" if far["retrained"] is None else f", theirs {far['retrained']:.1f} apart"
     klom_part = (
         f"; KLoM {divergence['after']:.2f} nats (before {divergence['before']:.2f})" if divergence else ""
     )
@@ -96,9 +111,10 @@ def _section(evidence: Evidence, found: dict[str, _OnSet]) -> Section:
         title="Distance to a model that never saw the images",
         sentence=(
             f"On the forget images the unlearned model agrees with the retrained one in {same['after']:.1f} % of "
-            f"predictions (before: {same['before']:.1f} %{among}){klom_part}."
+            f"predictions (before: {same['before']:.1f} %{among}); its margins lie {far['after']:.1f} from theirs in "
+            f"log-odds (before: {far['before']:.1f}{theirs}){klom_part}."
         ),
-        limit=_limit(count),
+        limit=_limit(count, divergence),
         numbers=_numbers(found, parameters) | {"retrained_models": count},
         tables=(_table(found, parameters),),
         figures=(
@@ -117,16 +133,22 @@ def _section(evidence: Evidence, found: dict[str, _OnSet]) -> Section:
     )
 
 
-def _limit(count: int) -> str:
+def _limit(count: int, divergence: dict[str, float | None]) -> str:
     if count < 2:
         return (
             "One retrained model: how much two of them differ by chance is unknown, and KLoM needs at least two. Equal "
             "outputs on these images do not make equal models."
         )
+    least = min(divergence["before"] or 0.0, divergence["after"] or 0.0)
+    ceiling = (
+        f" Here it is at its ceiling of {CEILING:.2f}, before as after, and tells them not apart."
+        if least > 0.99 * CEILING
+        else ""
+    )
     return (
         f"{count} retrained models and one unlearned one are few: KLoM is defined over about a hundred on each side, "
-        "and here only says whether the model's margins lie among theirs. Distances of parameters are large even "
-        "between models that do the same."
+        f"and here only says whether the model's margins lie among theirs.{ceiling} Distances of parameters are large "
+        "even between models that do the same."
     )
 
 
@@ -135,6 +157,7 @@ def _numbers(found: dict[str, _OnSet], parameters: dict[str, float | None]) -> N
     for name, on in found.items():
         numbers[f"{name}_images"] = on.images
         numbers |= {f"agreement_{name}_{model}": _round(value) for model, value in on.agreement.items()}
+        numbers |= {f"margins_{name}_{model}": _round(value) for model, value in on.margins.items()}
         numbers |= {f"klom_{name}_{model}": _round(value) for model, value in on.klom.items()}
     names = {model: model.replace(" ", "_") for model in parameters}
     return numbers | {f"parameters_{names[model]}": _round(value) for model, value in parameters.items()}
@@ -147,7 +170,11 @@ def _round(value: float | None) -> float | None:
 def _table(found: dict[str, _OnSet], parameters: dict[str, float | None]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, on in found.items():
-        for title, values in (("agreement (%)", on.agreement), ("KLoM (nats)", on.klom)):
+        for title, values in (
+            ("agreement (%)", on.agreement),
+            ("margin distance (log-odds)", on.margins),
+            ("KLoM (nats)", on.klom),
+        ):
             if values:
                 row = [_round(values.get(model)) for model in ("before", "after", "retrained")]
                 rows.append((title, name, on.images, *row))

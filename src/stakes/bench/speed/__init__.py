@@ -31,7 +31,7 @@ from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError
 from stakes.methods import find_method
 from stakes.progress import Progress, silent
-from stakes.runtime import resolve_device, versions
+from stakes.runtime import device_name, repeatable, resolve_device, versions
 
 _Round = dict[str, Sample]
 
@@ -108,14 +108,15 @@ def bench_speed(
     at_work = [_Work(Ground(one, original, split, named, settings, device, speed)) for one in chosen]
     rounds: list[list[_Round]] = []
     for number in range(1 + speed.rounds):
-        found = _interleaved(at_work, number)
+        with repeatable(device):
+            found = _interleaved(at_work, number)
         progress("rounds", number + 1, 1 + speed.rounds)
         if number:
             rounds.append(found)
     spoken = tuple(_spoken(one, [found[i] for found in rounds]) for i, one in enumerate(chosen))
     return SpeedReport(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        device=str(device),
+        device=device_name(device),
         threads=torch.get_num_threads(),
         precision=settings.precision,
         versions=versions(),
