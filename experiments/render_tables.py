@@ -1,0 +1,231 @@
+"""The tables of the documentation, from the records.
+
+    python experiments/render_tables.py          # experiments/tables, and the blocks in docs/results.md and README.md
+    python experiments/render_tables.py --check  # writes nothing; exit code 1 and the names of those that differ
+
+A block stands between ``<!-- table NAME -->`` and ``<!-- /table -->``. Of the large tables the page has test accuracy
+alone; whole they stand in ``experiments/tables``, in Markdown, LaTeX and HTML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from frontier import grouped, records, spread, table
+
+from stakes.bench.folder import BenchFolder
+from stakes.bench.published import PUBLISHED
+from stakes.bench.render import Format, render
+from stakes.bench.sheet import Layout, picked, sheets
+from stakes.records import Record
+from stakes.tune.record import TuneRecord
+
+HERE = Path(__file__).resolve().parent
+RESULTS, TABLES = HERE / "results", HERE / "tables"
+PAGES = (HERE.parent / "docs" / "results.md", HERE.parent / "README.md")
+ENDINGS: dict[Format, str] = {"markdown": "md", "latex": "tex", "html": "html"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What ``stakes table`` is asked for; None: all rows, every k."""
+
+    folders: tuple[str, ...]
+    layout: Layout
+    rows: tuple[str, ...] | None = None
+    k: tuple[int, ...] | None = None
+
+    def text(self, kind: Format) -> str:
+        found = [BenchFolder(RESULTS / folder).records() for folder in self.folders]
+        chosen = picked({cell: record for one in found for cell, record in one.items()}, self.rows, self.k)
+        return render(sheets(chosen, self.layout), self.layout, kind)
+
+
+def _of_256(layout: Layout, *rows: str) -> Table:
+    rows = ("before", *rows, "structguard-paper")
+    return Table(("table2-cifar10", "tables4-6-cifar10"), layout, rows, (256,))
+
+
+WHOLE = {
+    "table2-cifar10": Table(("table2-cifar10",), "table2"),
+    "published-before-cifar10": Table(("published-before-cifar10",), "table2"),
+    "table3-faces10": Table(("table3-faces10",), "table3"),
+    "table4-cifar10": _of_256("table4", "l2ul", "visual"),
+    "table5-cifar10": _of_256("table5", "no-alignment", "no-regularisation", "no-head-penalty"),
+    "table6-cifar10": _of_256("table6", "mse", "mmd", "kl", "wasserstein"),
+}
+PARTS = {
+    "structguard": "`default`",
+    "alignment": "with the paper's alignment (`align_weight=10 align_axis=instance`)",
+    "nothing-spared": "inputs not spared (lr .00025; at .0025 it diverges within ten steps)",
+    "adversarial-probes": "adversarial probes near the data (ε 1, 10 steps, as many) in place of inverted ones",
+    "no-mixing": "probes not cut and mixed",
+    "no-schedule": "no schedule: stopped when forgotten",
+    "no-way-back": "no way back",
+    "means-stay": "running means stay",
+    "batchnorm-moves": "BatchNorm in training mode, means do not follow",
+    "no-copies": "no copies",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path, text in rendered():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path.name)
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    print("\n".join(f"{'differs' if check else 'written'}: {name}" for name in stale) or "nothing to change")
+    return int(check and bool(stale))
+
+
+def rendered() -> Iterator[tuple[Path, str]]:
+    """Every file and what it should hold."""
+    for name, one in WHOLE.items():
+        for kind, ending in ENDINGS.items():
+            yield TABLES / f"{name}.{ending}", one.text(kind)
+    for page in PAGES:
+        yield page, filled(page.read_text(encoding="utf-8"))
+
+
+def filled(page: str) -> str:
+    """A page with its blocks made anew."""
+    block = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
+    return block.sub(lambda found: found[1] + _block(found[2]) + found[3], page)
+
+
+def _block(name: str) -> str:
+    made: dict[str, Callable[[], str]] = {
+        "frontier": frontier,
+        "ablation": ablation,
+        "readme": readme,
+        "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
+        "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
+    }
+    if name in made:
+        return made[name]()
+    lines = [line for line in WHOLE[name].text("markdown").splitlines() if line.startswith("|")]
+    titles = [at for at, line in enumerate(lines) if line.startswith("| *")]
+    if not titles:
+        return "\n".join(lines)
+    # The first block is test accuracy, as the page says; its title goes.
+    return "\n".join(lines[: titles[0]] + lines[titles[0] + 1 : titles[1]])
+
+
+def frontier() -> str:
+    """L2UL and StructGuard on CIFAR-10, with what they cost."""
+    groups = grouped(records(RESULTS / "table2-cifar10"))
+    shown = {key: runs for key, runs in groups.items() if key[0].split()[0] in ("l2ul", "structguard")}
+    return table({key: runs for key, runs in shown.items() if "tuned" not in key[0]})
+
+
+def readme() -> str:
+    """Presets `default` and `paper` on CIFAR-10 beside the published figure."""
+    published = PUBLISHED["cifar10"]
+    lines = [
+        "| preset | k | n | test | retain | forget | changed | steps | paper's test (before: 92.59) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = grouped(records(RESULTS / "table2-cifar10"))
+    for preset in ("default", "paper"):
+        for k, printed in zip(published.k, published.values["test"]["structguard"], strict=True):
+            runs = groups[f"structguard {preset}", k]
+            most = "**" if preset == "default" else ""
+            cells = [
+                f"`{preset}`",
+                str(k),
+                str(len(runs)),
+                f"{most}{spread([run.after.test_accuracy for run in runs])}{most}",
+                f"{most}{spread([run.after.retain_accuracy or 0.0 for run in runs])}{most}",
+                f"{max(run.after.forget_accuracy for run in runs):.0f}",
+                spread([run.analyses["changes"]["mean_after"] or 0.0 for run in runs], digits=1),
+                " ".join(str(run.steps) for run in runs),
+                f"{printed:.2f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ablation() -> str:
+    """The parts of the preset `default`: faces10 at k = 12, CIFAR-10 at k = 16."""
+    found = BenchFolder(RESULTS / "ablation-default").records().values()
+    lines = [
+        "| | faces10, k = 12: test | retain | CIFAR-10, k = 16: test | retain | steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row, title in PARTS.items():
+        cells, steps = [title], list[int]()
+        for k in (12, 16):
+            runs = [run for run in found if run.request["row"] == row and run.after.forget_images == k]
+            if not runs or not all(run.forgotten for run in runs):
+                raise SystemExit(f"ablation {row}, k = {k}: the page says that all images are forgotten")
+            cells += [_spread(runs, "test_accuracy"), _spread(runs, "retain_accuracy")]
+            steps += [run.steps for run in runs]
+        cells.append(str(steps[0]) if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tuned(folder: str, *searches: str) -> str:
+    """What each search chose, and test accuracy with it; in brackets with the settings it started from."""
+    found = list(BenchFolder(RESULTS / folder).records().values())
+    ks = sorted({run.after.forget_images for run in found})
+    lines = [
+        "| | before → chosen | agreement, % | " + " | ".join(f"test at k = {k}" for k in ks) + " |",
+        "|---" * (len(ks) + 3) + "|",
+    ]
+    for search in searches:
+        for row, one in TuneRecord.load(RESULTS / "tune" / f"{search}.json").rows.items():
+            first, best = one.trials[0], one.best
+            if best is None or best.settings == first.settings:
+                lines.append(f"| {row} | nothing better found | {first.agreement:.1f} |" + " |" * len(ks))
+                continue
+            changes = [
+                f"{name} {first.settings[name]} → {_plain(value)}"
+                for name, value in best.settings.items()
+                if value != first.settings[name]
+            ]
+            start = f"{first.agreement:.1f}{'†' if first.forget_accuracy else ''}"
+            cells = [row, ", ".join(changes), f"{start} → {best.agreement:.1f}"]
+            for k in ks:
+                with_it, without = (_tests(found, name, k) for name in (f"{row}-tuned", row))
+                old = f" ({mean(without):.2f})" if without else ""
+                cells.append((spread(with_it) if with_it else "–") + old)
+            lines.append("| " + " | ".join(cells) + " |")
+    cells = [spread(_tests(found, "structguard", k)) for k in ks]
+    lines.append("| StructGuard, `default` | | | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _tests(found: list[Record], row: str, k: int) -> list[float]:
+    return [
+        run.after.test_accuracy or 0.0
+        for run in found
+        if run.request["row"] == row and run.after.forget_images == k
+    ]
+
+
+def _plain(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def _spread(runs: list[Record], name: str) -> str:
+    values = [getattr(run.after, name) for run in runs]
+    return f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
