@@ -102,7 +102,9 @@ def test_variants_differ_in_what_their_names_say() -> None:
         "no-head-penalty": {"head_weight": 0.0},
     }
     losses = changed("table6")
-    assert losses.pop("kl") == {"align": "kl", "importance_after": 3}, "later, for the reason that the grid tells"
+    assert losses.pop("kl") == {"align": "kl", "importance_after": 3}, (
+        "later, for the reason that the grid tells"
+    )
     assert losses == {name: {"align": name} for name in ("mse", "mmd", "wasserstein")}
     assert changed("table4") == {"visual": {}}
     anchors = {

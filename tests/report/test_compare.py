@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_every_number_of_every_run_is_there(two: list[Path]) -> None:
     assert {"A structguard", "B neggrad"} <= set(page.texts)
     assert "one/run" in text
     assert "64 images only." in text
+
+
+def test_numbers_that_tell_nothing_apart_are_folded_away(two: list[Path]) -> None:
+    def unfolded(page: str) -> str:
+        return re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+
+    folded = "Numbers that are the same in all runs"
+    twice = render_comparison(open_runs([two[0], two[0]]))
+    assert folded in twice
+    assert ": numbers" not in unfolded(twice)
+    differing = unfolded(render_comparison(open_runs(two)))
+    assert ": numbers" in differing
+    assert 'data-value="0.77"' in differing
+    assert 'data-value="3"' in differing, "a number of one run alone tells them apart as well"
 
 
 def test_one_question(two: list[Path]) -> None:

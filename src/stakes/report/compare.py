@@ -44,12 +44,18 @@ class Compared:
 
 @dataclass(frozen=True)
 class SharedSection:
-    """A section that some of the runs have: its numbers in a table, and each run's words and figures."""
+    """A section that some of the runs have: its numbers in tables, and each run's words and figures.
+
+    Attributes:
+        numbers: those that differ from run to run.
+        alike: those that are the same in all, such as what was measured before.
+    """
 
     name: str
     title: str
     limits: tuple[str, ...]
     numbers: Table | None
+    alike: Table | None
     views: tuple[tuple[Compared, SectionView | None], ...]
 
 
@@ -201,12 +207,20 @@ def _one_shared(runs: Sequence[Compared], example: Section, *, embed_images: boo
         view = section_view(run.folder, run.record, own, embed_images=embed_images) if own else None
         views.append((run, view))
     names = list(dict.fromkeys(name for run in runs for name in run.record.analyses.get(example.name, {})))
-    rows = tuple((words(name), *(run.number(example.name, name) for run in runs)) for name in names)
-    columns = ("number", *(run.key for run in runs))
+    found = {name: [run.number(example.name, name) for run in runs] for name in names}
+    alike = {name: values for name, values in found.items() if len(set(values)) == 1}
+    differing = {name: values for name, values in found.items() if name not in alike}
     return SharedSection(
         name=example.name,
         title=example.title,
         limits=tuple(dict.fromkeys(view.section.limit for _, view in views if view and view.section.limit)),
-        numbers=Table(caption=f"{example.title}: numbers", columns=columns, rows=rows) if rows else None,
+        numbers=_numbers(f"{example.title}: numbers", runs, differing),
+        alike=_numbers("The same in all runs", runs, alike),
         views=tuple(views),
     )
+
+
+def _numbers(caption: str, runs: Sequence[Compared], found: dict[str, list[Cell]]) -> Table | None:
+    rows = tuple((words(name), *values) for name, values in found.items())
+    columns = ("number", *(run.key for run in runs))
+    return Table(caption=caption, columns=columns, rows=rows) if rows else None
