@@ -10,8 +10,8 @@ eigenvalue λ ≫ δ has it shrunk to δ/λ. To change what the layer does on an
 particular to that image. With a hinge and soft answers this is the natural direction of a quadratic model of retention.
 
 A convolution's inputs are what its kernel sees: C channels at K places. ``kronecker`` takes A ≈ A_C ⊗ A_K, the
-covariances of channels and of places, whose eigenvalues are products λ_i μ_j; so P costs C·C instead of CK·CK for each
-output and place.
+covariances of channels and of places; with the eigenvalues μ_j of A_K, P is one C × C matrix for each j,
+δ (μ_j A_C + δ I)⁻¹, and costs C·C instead of CK·CK for each output and place.
 
 Of a layer with very many inputs A is never formed: with the rows R of inputs seen, P = I − Rᵀ (R Rᵀ + n δ I)⁻¹ R
 (Woodbury), as large as there are rows.
@@ -169,19 +169,27 @@ def takes_part(module: nn.Module) -> bool:
 
 
 def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
-    """Rows (…, inputs) times P, where A is the Kronecker product of one or two covariances."""
+    """Rows (…, inputs) times P, where A is the Kronecker product of one or two covariances.
+
+    Of two, in the eigenbasis of the places A falls apart into one matrix of channels for each place, μ_j A_C, so P is
+    one product with a matrix of channels for each.
+    """
     covariances = [_scaled(product) for product in products]
+    channels = covariances[0]
+    identity = torch.eye(len(channels)).to(channels)
     if len(covariances) == 1:
-        identity = torch.eye(len(covariances[0])).to(covariances[0])
-        inverse: Tensor = damping * torch.linalg.inv(covariances[0] + damping * identity)
+        inverse: Tensor = damping * torch.linalg.inv(channels + damping * identity)
         return lambda rows: rows @ inverse
-    (first, channels), (second, places) = (_eigen(covariance) for covariance in covariances)
-    factors = damping / (second.clamp(min=0)[:, None] * first.clamp(min=0)[None, :] + damping)
+    # Few places: in double, on the CPU, since not every accelerator has doubles.
+    values, places = (part.to(channels) for part in torch.linalg.eigh(covariances[1].cpu().double()))
+    inverses = damping * torch.linalg.inv(
+        values.clamp(min=0)[:, None, None] * channels + damping * identity  # (places, channels, channels)
+    )
 
     def both(rows: Tensor) -> Tensor:
-        seen = rows.view(len(rows), len(first), len(second)).transpose(1, 2)
-        shrunk = (places.T @ (seen @ channels)) * factors
-        back: Tensor = (places @ shrunk @ channels.T).transpose(1, 2).flatten(1)
+        seen = rows.view(len(rows), len(channels), len(places))
+        shrunk = torch.bmm((seen @ places).permute(2, 0, 1), inverses)
+        back: Tensor = (shrunk.permute(1, 2, 0) @ places.T).flatten(1)
         return back
 
     return both
@@ -196,16 +204,6 @@ def _shrink_by_rows(seen: Tensor, damping: float) -> Callable[[Tensor], Tensor]:
     # Rounding counts here: P is what is left of a difference.
     inner = torch.linalg.inv(gram + scale * damping * torch.eye(len(gram), dtype=gram.dtype)).to(seen)
     return lambda rows: rows - (rows @ seen.T) @ inner @ seen
-
-
-def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors."""
-    try:
-        return cast(tuple[Tensor, Tensor], torch.linalg.eigh(covariance))
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # Seen where a handful of probes use a few of 512 directions.
-        values, vectors = torch.linalg.eigh(covariance.cpu().double())
-        return values.to(covariance), vectors.to(covariance)
 
 
 def _scaled(product: Tensor) -> Tensor:
