@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stakes import inversion
 from stakes.config import InversionSettings
 from stakes.inversion import FIRST_LAYER, invert, mixed_starts
 from stakes.models import Classifier
@@ -252,3 +253,18 @@ def test_images_of_any_shape(size):
         draws(),
     )
     assert made.shape == (20, *size)
+
+
+def test_moments_and_their_gradients() -> None:
+    values = (
+        torch.randn((4, 3, 5, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 3
+    )
+    values.requires_grad_(True)
+    mean, variance = inversion._Moments.apply(values)
+    assert torch.allclose(mean, values.mean((0, 2, 3)))
+    assert torch.allclose(variance, values.var((0, 2, 3), unbiased=False))
+    assert torch.autograd.gradcheck(inversion._Moments.apply, (values,))
+    single = inversion._Moments.apply(values.detach().float() + 20)[1]
+    assert torch.allclose(single.double(), variance, rtol=1e-4), (
+        "what float32 loses where the mean is far from zero"
+    )
