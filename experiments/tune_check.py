@@ -20,9 +20,9 @@ from scipy.stats import spearmanr
 from stakes.bench.cells import Cell, expand
 from stakes.bench.opening import Opening
 from stakes.files import write_json
-from stakes.tune.engine import unlearned
 from stakes.tune.plan import load_plan
 from stakes.tune.record import TuneRecord
+from stakes.tune.trials import unlearned
 
 
 def measured(opening: Opening, cell: Cell, settings: dict[str, Any], cache: Path) -> float:

@@ -21,6 +21,9 @@ def tune(
         Path, typer.Argument(help="YAML file: a grid of one data set and model, with trials and search.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder: new, or of the same plan (goes on).")],
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Worker processes; one for each method is the most.")
+    ] = 1,
     plugins: PluginsOption = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes [OUT/cache].")] = None,
     seed: SeedOption = 0,
@@ -43,7 +46,13 @@ def tune(
     wanted = with_run(load_plan(plan), given)
     with live_progress() as progress:
         record = run_tune(
-            wanted, out, registry=load_plugins(plugins or []), cache=cache, seed=seed, progress=progress
+            wanted,
+            out,
+            registry=load_plugins(plugins or []),
+            cache=cache,
+            seed=seed,
+            jobs=jobs,
+            progress=progress,
         )
     if as_json:
         print_json(record.model_dump(mode="json"))

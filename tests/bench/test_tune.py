@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from benchkit import plan_of
 import stakes
 from stakes.bench.cells import expand
 from stakes.bench.grid import Grid, load_grid
+from stakes.bench.plugins import load_plugins
 from stakes.config import build
 from stakes.data.images import ImageSet
-from stakes.errors import ConfigError, RunFolderError
+from stakes.errors import ConfigError, RunFolderError, StakesError
 from stakes.methods import find_method
 from stakes.tune.engine import run_tune
 from stakes.tune.judge import Judge
@@ -68,6 +70,49 @@ def test_a_search_that_was_killed_ends_with_the_same_bytes(
     run_tune(plan, tmp_path / "killed")
     whole, killed = (tmp_path / name / "tune.json" for name in ("whole", "killed"))
     assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_processes_leave_the_same_bytes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process starts with as many threads as it is told; here all have one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan = plan_of(home, methods=["neggrad", {"method": "rawp", "settings": {"gamma": 0.02}}], trials=3)
+    told: list[tuple[int, int]] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_tune(plan, tmp_path / "here")
+        run_tune(
+            plan,
+            tmp_path / "there",
+            jobs=2,
+            progress=lambda _, done, whole, **more: told.append((done, whole)),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "there/tune.json").read_bytes() == (tmp_path / "here/tune.json").read_bytes()
+    assert told == [(done, 6) for done in range(7)]
+
+
+def test_a_worker_that_dies_costs_its_trial_and_is_told(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text(
+        "import os\n"
+        "from stakes.config import MethodSettings\n"
+        "from stakes.methods import Method\n"
+        "class Deadly(Method[MethodSettings]):\n"
+        "    name = 'deadly'\n"
+        "    settings_type = MethodSettings\n"
+        "    def run(self, job):\n"
+        "        os._exit(1)\n"
+        "        yield {}\n"
+    )
+    plan = plan_of(home, methods=["neggrad", "deadly"], trials=1)
+    with pytest.raises(StakesError, match="a worker process of the search died"):
+        run_tune(plan, tmp_path / "out", registry=load_plugins([deadly]), jobs=2)
+    assert not multiprocessing.active_children()
+    assert TuneRecord.load(tmp_path / "out").rows["deadly"].trials == ()
 
 
 def test_no_test_image_is_opened_and_no_retained_one(

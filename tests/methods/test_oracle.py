@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from stakes.errors import ModelError
 from stakes.methods import NegGrad, Oracle, OracleFinetune
 from stakes.methods.fresh import reinitialise
 from stakes.metrics.accuracy import accuracy, predict
-from stakes.models import Classifier, Projector, build_network
+from stakes.models import Classifier, Projector, build_network, load_checkpoint, save_checkpoint
 
 TINY = {"retain_batch": 16, "crop_padding": 0, "flip": False}
 
@@ -39,6 +41,17 @@ def test_fresh_weights_depend_on_the_seed_alone(network: str) -> None:
 
 def test_fresh_weights_are_those_of_the_builder() -> None:
     model = problem("resnet10").model.clone()
+    reinitialise(model, 5)
+    built = build_network("resnet10", num_classes=3, width=4, seed=5)
+    assert same(dict(model.exported_state()), dict(built.state_dict()))
+
+
+def test_notes_in_the_config_of_a_checkpoint_are_no_options(tmp_path: Path) -> None:
+    """Files that say more than is needed load, so they can be trained from nothing as well."""
+    save_checkpoint(problem("resnet10").model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"resize": "bilinear, 64 to 32", "epochs": 45}))
+    model = load_checkpoint(tmp_path)
     reinitialise(model, 5)
     built = build_network("resnet10", num_classes=3, width=4, seed=5)
     assert same(dict(model.exported_state()), dict(built.state_dict()))

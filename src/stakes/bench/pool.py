@@ -178,7 +178,7 @@ def _serve(pipe: Connection, order: Order, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         import torch
 
@@ -207,7 +207,7 @@ class _Telling:
             self.pipe.send(("progress", phase, done, total))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A bench that is killed takes its workers along, so that the next one has the folder to itself."""
     parent = multiprocessing.parent_process()
     if parent is not None:

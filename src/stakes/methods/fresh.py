@@ -8,6 +8,7 @@ from torch import nn
 from stakes.errors import ModelError
 from stakes.models import build_network, zoo
 from stakes.models.classifier import Classifier
+from stakes.models.registry import options_of
 
 
 def reinitialise(model: Classifier, seed: int) -> None:
@@ -37,15 +38,12 @@ def reinitialise(model: Classifier, seed: int) -> None:
 def _built(model: Classifier, architecture: dict[str, object], seed: int) -> nn.Module:
     if "model_type" in architecture:
         return zoo.build_transformers(architecture, seed=seed)
-    options = {k: v for k, v in architecture.items() if k not in ("architecture", "in_channels", "options")}
-    more = architecture.get("options")
     return build_network(
         str(architecture["architecture"]),
         num_classes=model.num_classes,
         in_channels=model.input_size[0],
         seed=seed,
-        **options,
-        **(more if isinstance(more, dict) else {}),
+        **options_of(architecture),
     )
 
 

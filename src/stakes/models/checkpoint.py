@@ -18,7 +18,7 @@ from stakes.files import digest_tensors, write_bytes, write_json, writing
 from stakes.models import zoo
 from stakes.models.classifier import Classifier
 from stakes.models.projector import Projector
-from stakes.models.registry import build_network
+from stakes.models.registry import build_network, options_of
 from stakes.models.weights import PICKLES, SEAL, fill, locate, read_json, read_weights
 from stakes.retry import patiently
 
@@ -245,11 +245,9 @@ def _network(config: Mapping[str, Any], settings: _Settings) -> nn.Module:
             got=repr(architecture),
             fix="Pass factory=, a function that builds the empty network.",
         )
-    options = {key: config[key] for key in ("stem", "width") if key in config}
     return build_network(
         architecture,
         num_classes=len(settings.class_names),
         in_channels=settings.input_size[0],
-        **options,
-        **config.get("options", {}),
+        **options_of(config),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -58,6 +58,18 @@ def build_network(
         expected=", ".join(available()) + ", timm:NAME or torchvision:NAME",
         got=repr(architecture),
     )
+
+
+def options_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``build_network`` in a description, as in ``config.json``; what else stands there are notes.
+
+    Example:
+        >>> options_of({"architecture": "resnet18", "stem": "cifar", "trained": "by us", "options": {"width": 32}})
+        {'stem': 'cifar', 'width': 32}
+    """
+    own = {key: description[key] for key in ("stem", "width") if key in description}
+    more = description.get("options")
+    return own | (dict(more) if isinstance(more, Mapping) else {})
 
 
 def describe(network: nn.Module) -> dict[str, Any] | None:

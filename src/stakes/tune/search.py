@@ -1,0 +1,93 @@
+"""A search at work: what each row tries next, and the record on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from stakes.bench.cells import QUIET
+from stakes.config import MethodSettings
+from stakes.errors import RunFolderError
+from stakes.runtime import versions
+from stakes.tune.plan import SearchEntry, Space, Span, TunePlan
+from stakes.tune.record import Searched, Trial, TuneRecord
+from stakes.tune.sampling import suggest
+from stakes.tune.trials import Trials
+
+
+class Search:
+    """The record of a search, made or read again, and written after each trial.
+
+    Raises:
+        RunFolderError: the record on disk is of another search.
+    """
+
+    def __init__(
+        self, plan: TunePlan, path: Path, trials: Trials, spaces: Mapping[str, Space], seed: int
+    ) -> None:
+        self.path, self.trials, self.spaces, self.seed = path, trials, spaces, seed
+        fresh = self._empty(plan)
+        self.record = TuneRecord.load(path) if path.is_file() else fresh
+        for name in ("plan", "hashes", "trials"):
+            if getattr(self.record, name) != getattr(fresh, name):
+                raise RunFolderError(
+                    f"search {path.parent}",
+                    expected="none, or one of the same plan, model and forget sets",
+                    got=f"one with other {name}",
+                    fix="Choose another --out.",
+                )
+
+    def _empty(self, plan: TunePlan) -> TuneRecord:
+        hashes: dict[str, str] = {}
+        for cell in self.trials.cells:
+            if f"forget_set k{cell.k} s{cell.run.seed}" not in hashes:
+                classifier, split = self.trials.opening.problem(cell)
+                hashes["model"] = classifier.fingerprint()
+                hashes[f"forget_set k{cell.k} s{cell.run.seed}"] = split.forget.fingerprint()
+        rows = {entry.row: self._row(entry) for entry in plan.methods}
+        told = plan.model_dump(mode="json", exclude={"cache": True, "keep_models": True, "run": QUIET})
+        told["seed"] = self.seed
+        return TuneRecord(plan=told, hashes=hashes, trials=plan.trials, rows=rows, versions=versions())
+
+    def _row(self, entry: SearchEntry) -> Searched:
+        told = {
+            name: span.model_dump(mode="json") if isinstance(span, Span) else list(span)
+            for name, span in self.spaces[entry.row].items()
+        }
+        return Searched(method=entry.method, preset=entry.preset, settings=entry.settings, space=told)
+
+    @property
+    def whole(self) -> int:
+        """Trials of the search."""
+        return self.record.trials * len(self.record.rows)
+
+    @property
+    def done(self) -> int:
+        """Those that are written down."""
+        return sum(len(row.trials) for row in self.record.rows.values())
+
+    def open_rows(self) -> list[str]:
+        """Rows with trials to come."""
+        return [name for name, row in self.record.rows.items() if len(row.trials) < self.record.trials]
+
+    def suggestion(self, row: str) -> dict[str, Any]:
+        """What the next trial of a row tries; its first one are the settings that it starts from."""
+        so_far, space = self.record.rows[row].trials, self.spaces[row]
+        if so_far:
+            return suggest(space, so_far, self.seed, row)
+        start = next(cell.method.settings for cell in self.trials.cells if cell.entry.row == row)
+        return {name: _value(start, name) for name in space}
+
+    def keep(self, row: str, trial: Trial) -> None:
+        """One more trial of a row, written down."""
+        found = self.record.rows[row]
+        changed = found.model_copy(update={"trials": (*found.trials, trial)})
+        self.record = self.record.model_copy(update={"rows": self.record.rows | {row: changed}})
+        self.record.save(self.path)
+
+
+def _value(settings: MethodSettings, name: str) -> Any:
+    """A setting by its dotted name."""
+    return reduce(getattr, name.split("."), settings)
