@@ -10,6 +10,7 @@ alone; whole they stand in ``experiments/tables``, in Markdown, LaTeX and HTML.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -112,6 +113,7 @@ def _block(name: str) -> str:
         "frontier": frontier,
         "ablation": ablation,
         "readme": readme,
+        "speed": speed,
         "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
         "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
     }
@@ -176,6 +178,26 @@ def ablation() -> str:
             steps += [run.steps for run in runs]
         cells.append(str(steps[0]) if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}")
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    """Preset `default` against L2UL at k = 256, phase by phase."""
+    ours, theirs = json.loads((RESULTS / "speed" / "k256.json").read_text())["variants"]
+    lines = [
+        "| phase | `default`, seconds | over bare passes | L2UL, seconds | over bare passes | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one, other in zip(ours["phases"], theirs["phases"], strict=True):
+        numbers = [f"{phase['seconds']:,.0f} | {phase['overhead']:.2f} ×" for phase in (one, other)]
+        numbers.append(f"{one['seconds'] / other['seconds']:.3f}")
+        lines.append(f"| {one['name']} | {' | '.join(numbers)} |")
+    whole = ours["seconds"] / theirs["seconds"]
+    lines.append(f"| total | {ours['seconds']:,.0f} | | {theirs['seconds']:,.0f} | | **{whole:.3f}** |")
+    passes = [f"{one['forward']:,} / {one['backward']:,}" for one in (ours, theirs)]
+    shares = [ours[way] / theirs[way] for way in ("forward", "backward")]
+    ratio = " / ".join(f"{share:.3f}" for share in shares)
+    lines.append(f"| total, image passes forward / backward | {passes[0]} | | {passes[1]} | | {ratio} |")
     return "\n".join(lines)
 
 
