@@ -9,7 +9,8 @@ from torch import nn
 
 from stakes.errors import ModelError
 from stakes.files import digest_tensors
-from stakes.models import Classifier, Projector, build_network
+from stakes.models import Classifier, Projector, build_network, load_checkpoint, save_checkpoint
+from stakes.models.classifier import _arrange
 
 MEAN = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
 STD = torch.tensor([0.2, 0.3, 0.25]).view(1, 3, 1, 1)
@@ -251,3 +252,31 @@ def test_repr_says_what_it_is(classify, network):
     )
     assert model.config["class_names"] == list(NAMES)
     assert isinstance(model, Classifier)
+
+
+class _Standardised(nn.Conv2d):
+    """Weight standardisation as it is often written."""
+
+    def forward(self, pixels):
+        flat = self.weight.view(len(self.weight), -1)
+        return self._conv_forward(pixels, (flat - flat.mean(1, keepdim=True)).view_as(self.weight), self.bias)
+
+
+def test_channels_last_as_on_a_gpu(classify, pixels, tmp_path):
+    """The layout of plain convolutions changes, and nothing that anybody can see."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), _Standardised(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+    model = classify(network)
+    wanted, print_before = model(pixels), model.fingerprint()
+    _arrange(model, torch.channels_last)
+    plain, derived = model.body[0].weight, model.body[1].weight
+    assert plain.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.is_contiguous()
+    assert derived.is_contiguous()
+    assert torch.allclose(model(pixels), wanted, atol=1e-6)
+    model(pixels).sum().backward()
+    assert model.fingerprint() == print_before
+    save_checkpoint(model, tmp_path)
+    assert load_checkpoint(tmp_path, factory=lambda: network).fingerprint() == print_before
+    assert model.to("cpu").body[0].weight.is_contiguous()

@@ -205,12 +205,9 @@ class Classifier(nn.Module):
         return {**architecture, **settings}
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As for any module; on a GPU the weights of convolutions get channels last, for which its kernels are made."""
+        """As for any module; on a GPU convolutions get channels last, for which its kernels are made."""
         moved = super().to(*args, **kwargs)
-        layout = torch.channels_last if self.mean.is_cuda else torch.contiguous_format
-        for parameter in moved.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+        _arrange(moved, torch.channels_last if self.mean.is_cuda else torch.contiguous_format)
         return moved
 
     def clone(self) -> Self:
@@ -267,6 +264,15 @@ class Classifier(nn.Module):
             f"{kind}: {size} pixels → {self.feature_width} features "
             f"→ {self.num_classes} classes, head {self.head_name!r}, {projector})"
         )
+
+
+def _arrange(network: nn.Module, layout: torch.memory_format) -> None:
+    """Lay out the weights of convolutions. Those of other classes, derived ones too, may look at theirs with ``view``,
+    which asks for the usual layout."""
+    for module in network.modules():
+        if type(module) in (nn.Conv2d, nn.ConvTranspose2d):
+            weight: torch.Tensor = module.weight  # type: ignore[assignment]
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 @torch.no_grad()
