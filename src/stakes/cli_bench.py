@@ -114,6 +114,7 @@ def bench(
     from stakes.bench.engine import run_bench
     from stakes.bench.grid import load_grid
     from stakes.bench.plugins import load_plugins
+    from stakes.bench.sharing import advice
     from stakes.errors import ConfigError
 
     if address is not None and engine is Engine.local:
@@ -134,6 +135,8 @@ def bench(
         raise ConfigError(
             "bench", expected="--out DIR", got="none", fix="Or --dry-run to see what it would do."
         )
+    if cluster is None and (hint := advice(jobs, wanted.run.device)):
+        typer.echo(hint, err=True)
     report = run_bench(
         wanted,
         out,

@@ -37,6 +37,7 @@ def tune(
     from rich.console import Console
 
     from stakes.bench.plugins import load_plugins
+    from stakes.bench.sharing import advice
     from stakes.cli_bench import with_run
     from stakes.console import live_progress
     from stakes.tune.engine import run_tune
@@ -44,6 +45,8 @@ def tune(
 
     given = {"device": device and device.value, "precision": precision and precision.value}
     wanted = with_run(load_plan(plan), given)
+    if hint := advice(jobs, wanted.run.device):
+        typer.echo(hint, err=True)
     with live_progress() as progress:
         record = run_tune(
             wanted,
