@@ -61,6 +61,12 @@ WHOLE = {
     "table5-cifar10": _of_256("table5", "no-alignment", "no-regularisation", "no-head-penalty"),
     "table6-cifar10": _of_256("table6", "mse", "mmd", "kl", "wasserstein"),
 }
+ON_THE_WAY = (
+    "milestones/cifar10-k16",
+    "audits/cifar10-k64-structguard",
+    "milestones/cifar10-k128",
+    "milestones/cifar10-k256",
+)
 PARTS = {
     "structguard": "`default`",
     "alignment": "with the paper's alignment (`align_weight=10 align_axis=instance`)",
@@ -114,6 +120,7 @@ def _block(name: str) -> str:
         "ablation": ablation,
         "readme": readme,
         "speed": speed,
+        "milestones": milestones,
         "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
         "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
     }
@@ -198,6 +205,23 @@ def speed() -> str:
     shares = [ours[way] / theirs[way] for way in ("forward", "backward")]
     ratio = " / ".join(f"{share:.3f}" for share in shares)
     lines.append(f"| total, image passes forward / backward | {passes[0]} | | {passes[1]} | | {ratio} |")
+    return "\n".join(lines)
+
+
+def milestones() -> str:
+    """Points of test accuracy lost on the way of `default`, in brackets the step."""
+    shares = (50, 80, 95, 100)
+    lines = ["| k | " + " | ".join(f"{share} %" for share in shares) + " | the end |", "|---" * 6 + "|"]
+    for path in ON_THE_WAY:
+        run = Record.load(RESULTS / f"{path}.json")
+        found = run.analyses["milestones"]
+        cells = [str(run.after.forget_images)]
+        cells += [
+            f"{found[f'test_lost_at_{share}_percent_points']:.1f} ({found[f'step_at_{share}_percent']})"
+            for share in shares
+        ]
+        lost = (run.before.test_accuracy or 0.0) - (run.after.test_accuracy or 0.0)
+        lines.append("| " + " | ".join([*cells, f"{lost:.1f} ({run.steps})"]) + " |")
     return "\n".join(lines)
 
 
