@@ -4,8 +4,8 @@
 
 Each folder holds records of runs (JSON) on one model; runs of one method, preset and k are averaged over seeds. The
 picture shows 100 · test accuracy after / before, since the paper's BEFORE is another model, with the paper's figures
-dotted; a method is drawn where it forgot every image with every seed, one with tuned settings dashed. The table goes to
-standard output, in Markdown.
+dotted; a method is drawn where it forgot every image with every seed, rows with tuned settings are not. The legend has
+the order of the lines at the least k. The table goes to standard output, in Markdown.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ INKS = {
     "rawp": SKY,
     "neggrad": GREY,
     "boundary-shrink instances": BLACK,
+    "boundary-expand instances": "#762a83",
     "random-label": "#8c510a",
     "salun": "#01665e",
     "oracle-finetune": "#b8860b",
@@ -40,6 +41,7 @@ MARKERS = {
     "structguard paper": "s",
     "structguard authors": "^",
     "boundary-shrink instances": "D",
+    "boundary-expand instances": "X",
     "random-label": "v",
     "salun": "P",
     "oracle-finetune": "*",
@@ -121,14 +123,20 @@ def kept(runs: list[Record]) -> list[float]:
 def draw(groups: dict[Group, list[Record]], published: str, out: Path) -> None:
     figure = new_figure(8.5, 5.2)
     axis = figure.add_subplot()
-    forgot = {group: runs for group, runs in groups.items() if all(run.forgotten for run in runs)}
-    for name in dict.fromkeys(name for name, _ in forgot):
+    forgot = {
+        (name, k): runs
+        for (name, k), runs in groups.items()
+        if all(run.forgotten for run in runs) and not name.endswith(" tuned")
+    }
+    least = min(k for _, k in forgot)
+    names = dict.fromkeys(name for name, _ in forgot)
+    for name in sorted(
+        names, key=lambda one: -mean(kept(forgot[one, least])) if (one, least) in forgot else 0.0
+    ):
         points = [(k, kept(runs)) for (other, k), runs in forgot.items() if other == name]
         ks, means = [k for k, _ in points], [mean(values) for _, values in points]
         bars = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-        plain = name.removesuffix(" tuned")
-        look: dict[str, Any] = {"color": INKS.get(plain, GREY), "marker": MARKERS.get(plain, "o")}
-        look |= {"ls": "--", "mfc": "white", "lw": 1} if name != plain else {"ls": "-"}
+        look: dict[str, Any] = {"color": INKS.get(name, GREY), "marker": MARKERS.get(name, "o"), "lw": 1.5}
         look |= {"lw": 2.5} if name == "structguard default" else {}
         axis.errorbar(ks, means, bars, capsize=3, label=f"{name}, measured", **look)
     paper = PUBLISHED[published]
