@@ -49,7 +49,7 @@ def run_tune(
         KeyboardInterrupt: interrupted; finished trials are kept.
     """
     registry = registry or Registry()
-    expand(plan, registry)
+    expand(plan, registry)  # refuses a wrong plan before anything is opened
     spaces = {entry.row: space_of(entry, configured(plan, entry, registry)) for entry in plan.methods}
     plan.check_places()
     cache = cache or (Path(plan.locate(plan.cache)) if plan.cache else out / "cache")
