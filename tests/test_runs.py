@@ -57,6 +57,17 @@ def test_a_finished_one_gives_its_record(folder, record):  # noqa: F811
     assert folder.claim(REQUEST) == record
 
 
+def test_state_that_a_killed_run_left_beside_its_record_goes(folder, record):  # noqa: F811
+    """It holds weights and what was made from the images to forget."""
+    folder.claim(REQUEST)
+    folder.save({"step": 3})
+    record.save(folder.record_path)
+    with folder.alone():
+        assert folder.claim(REQUEST) == record
+    assert not folder.state.exists()
+    assert folder.claim(REQUEST) == record
+
+
 def test_another_request_is_refused_with_the_differences(folder):
     folder.claim(REQUEST)
     other = {"method": "salun", "settings": REQUEST["settings"] | {"lr": 0.1, "new": None}}

@@ -60,7 +60,11 @@ class RunFolder:
         wanted = json.loads(json.dumps(request, sort_keys=True))
         if config.is_file():
             self._refuse_other(self._read(config), wanted)
-            return Record.load(self.record_path) if self.record_path.is_file() else None
+            if not self.record_path.is_file():
+                return None
+            # Still there where the run was killed just after its record was written.
+            shutil.rmtree(self.state, ignore_errors=True)
+            return Record.load(self.record_path)
         if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RunFolderError(
                 f"{self.path} is not a run folder",
