@@ -4,7 +4,7 @@
     python experiments/render_tables.py --check  # writes nothing; exit code 1 and the names of those that differ
 
 A block stands between ``<!-- table NAME -->`` and ``<!-- /table -->``. Of the large tables the page has test accuracy
-alone; whole they stand in ``experiments/tables``, in Markdown, LaTeX and HTML.
+alone; whole they stand in ``experiments/tables``. As LaTeX or HTML: ``stakes table --format``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from frontier import grouped, records, spread, table
 
 from stakes.bench.folder import BenchFolder
 from stakes.bench.published import PUBLISHED
-from stakes.bench.render import Format, render
+from stakes.bench.render import render
 from stakes.bench.sheet import Layout, picked, sheets
 from stakes.records import Record
 from stakes.tune.record import TuneRecord
@@ -30,7 +30,6 @@ from stakes.tune.record import TuneRecord
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLES = HERE / "results", HERE / "tables"
 PAGES = (HERE.parent / "docs" / "results.md", HERE.parent / "README.md")
-ENDINGS: dict[Format, str] = {"markdown": "md", "latex": "tex", "html": "html"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,11 @@ class Table:
     rows: tuple[str, ...] | None = None
     k: tuple[int, ...] | None = None
 
-    def text(self, kind: Format) -> str:
+    def text(self) -> str:
+        """The table in Markdown."""
         found = [BenchFolder(RESULTS / folder).records() for folder in self.folders]
         chosen = picked({cell: record for one in found for cell, record in one.items()}, self.rows, self.k)
-        return render(sheets(chosen, self.layout), self.layout, kind)
+        return render(sheets(chosen, self.layout), self.layout, "markdown")
 
 
 def _of_256(layout: Layout, *rows: str) -> Table:
@@ -102,8 +102,7 @@ def main() -> int:
 def rendered() -> Iterator[tuple[Path, str]]:
     """Every file and what it should hold."""
     for name, one in WHOLE.items():
-        for kind, ending in ENDINGS.items():
-            yield TABLES / f"{name}.{ending}", one.text(kind)
+        yield TABLES / f"{name}.md", one.text()
     for page in PAGES:
         yield page, filled(page.read_text(encoding="utf-8"))
 
@@ -126,7 +125,7 @@ def _block(name: str) -> str:
     }
     if name in made:
         return made[name]()
-    lines = [line for line in WHOLE[name].text("markdown").splitlines() if line.startswith("|")]
+    lines = [line for line in WHOLE[name].text().splitlines() if line.startswith("|")]
     titles = [at for at, line in enumerate(lines) if line.startswith("| *")]
     if not titles:
         return "\n".join(lines)
@@ -181,7 +180,8 @@ def ablation() -> str:
             runs = [run for run in found if run.request["row"] == row and run.after.forget_images == k]
             if not runs or not all(run.forgotten for run in runs):
                 raise SystemExit(f"ablation {row}, k = {k}: the page says that all images are forgotten")
-            cells += [_spread(runs, "test_accuracy"), _spread(runs, "retain_accuracy")]
+            cells.append(spread([run.after.test_accuracy for run in runs]))
+            cells.append(spread([run.after.retain_accuracy for run in runs]))
             steps += [run.steps for run in runs]
         cells.append(str(steps[0]) if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -266,11 +266,6 @@ def _tests(found: list[Record], row: str, k: int) -> list[float]:
 
 def _plain(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
-
-
-def _spread(runs: list[Record], name: str) -> str:
-    values = [getattr(run.after, name) for run in runs]
-    return f"{mean(values):.2f} ± {stdev(values):.2f}"
 
 
 if __name__ == "__main__":

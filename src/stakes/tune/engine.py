@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stakes.bench.cells import configured, expand
+from stakes.bench.cells import configured
 from stakes.bench.plugins import Registry
 from stakes.locks import alone
 from stakes.progress import Progress, silent
@@ -49,12 +49,11 @@ def run_tune(
         KeyboardInterrupt: interrupted; finished trials are kept.
     """
     registry = registry or Registry()
-    expand(plan, registry)  # refuses a wrong plan before anything is opened
+    cache = cache or (Path(plan.locate(plan.cache)) if plan.cache else out / "cache")
+    trials = Trials(plan, registry, cache)  # opens nothing yet
     spaces = {entry.row: space_of(entry, configured(plan, entry, registry)) for entry in plan.methods}
     plan.check_places()
-    cache = cache or (Path(plan.locate(plan.cache)) if plan.cache else out / "cache")
     with alone(out / "tune.lock", what=f"{out}", fix="Wait for that search, or choose another --out."):
-        trials = Trials(plan, registry, cache)
         search = Search(plan, out / FILE, trials, spaces, seed)
         progress("trials", search.done, search.whole)
         workers = min(jobs, len(search.open_rows()))
@@ -62,8 +61,7 @@ def run_tune(
             order = Order(plan, registry.files, cache.resolve())
             carry_out_with(order, search, jobs=workers, progress=progress)
         else:
-            for row in search.open_rows():
-                while row in search.open_rows():
-                    search.keep(row, trials.carry_out(row, search.suggestion(row)))
-                    progress("trials", search.done, search.whole)
+            while rows := search.open_rows():
+                search.keep(rows[0], trials.carry_out(rows[0], search.suggestion(rows[0])))
+                progress("trials", search.done, search.whole)
     return search.record
