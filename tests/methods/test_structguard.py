@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.api import unlearn
+from stakes.audit.changes import forget_accuracy_under_changes, shift
 from stakes.errors import ConfigError, NumericalError, RunFolderError
 from stakes.methods import Job, StructGuard, structguard
 from stakes.methods.anchored import AnchoredStructure
@@ -285,6 +286,40 @@ def test_presets():
         0.0,
         3.0,
     )
+
+
+def test_thorough_has_two_copies_of_every_image_and_a_longer_schedule():
+    default, thorough = StructGuard.configure("default").settings, StructGuard.configure("thorough").settings
+    assert [default.copies(images, batches) for images, batches in ((16, 1), (64, 1), (64, 4))] == [8, 8, 0]
+    assert [thorough.copies(images, batches) for images, batches in ((16, 1), (64, 1), (64, 4))] == [
+        32,
+        128,
+        128,
+    ]
+    assert [settings.schedule(4, settings.max_steps) for settings in (default, thorough)] == [200, 500]
+    changed = {"variants", "variant_images", "variants_of_many", "del_weight", "settle", "max_steps"}
+    assert {name for name, value in default if getattr(thorough, name) != value} == changed
+
+
+def test_thorough_leaves_fewer_copies_recognised(tmp_path):
+    """Of copies that no step saw; with the schedules of both presets cut to a third."""
+    few = {"probes.inversion.batches": 1, "probes.inversion.batch": 16, "probes.inversion.iterations": 5}
+    given, recognised = split(24), []
+    for preset, settle in (("default", 32), ("thorough", 80)):
+        result = unlearn(
+            digits_model(),
+            given,
+            preset=preset,
+            settings=few | {"probe_batch": 16, "forget_batch": 16, "settle": settle},
+            cache=tmp_path,
+            device="cpu",
+        )
+        assert result.record.forgotten
+        found = forget_accuracy_under_changes(
+            result.classifier, given.forget, seed=0, changes={"shift": shift}
+        )
+        recognised.append(found["shift"])
+    assert recognised[1] < recognised[0]
 
 
 # -- beside the text -------------------------------------------------------------------------------------------
