@@ -23,6 +23,7 @@ from stakes.records import Record
 Group = tuple[str, int]  # name of method and preset, k
 INKS = {
     "structguard default": BLUE,
+    "structguard thorough": "#1b2a6b",
     "structguard paper": VERMILLION,
     "structguard authors": ORANGE,
     "structguard": VERMILLION,
@@ -38,6 +39,7 @@ INKS = {
 }
 MARKERS = {
     "structguard default": "o",
+    "structguard thorough": "h",
     "structguard paper": "s",
     "structguard authors": "^",
     "boundary-shrink instances": "D",

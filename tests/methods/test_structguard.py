@@ -296,13 +296,14 @@ def test_thorough_has_two_copies_of_every_image_and_a_longer_schedule():
         128,
         128,
     ]
-    assert [settings.schedule(4, settings.max_steps) for settings in (default, thorough)] == [200, 500]
-    changed = {"variants", "variant_images", "variants_of_many", "del_weight", "settle", "max_steps"}
+    assert [settings.schedule(4, settings.max_steps) for settings in (default, thorough)] == [200, 1000]
+    copies = {"variants", "variant_images", "variants_of_many"}
+    changed = copies | {"del_weight", "hinge_mean", "settle", "max_steps"}
     assert {name for name, value in default if getattr(thorough, name) != value} == changed
 
 
 def test_thorough_leaves_fewer_copies_recognised(tmp_path):
-    """Of copies that no step saw; with the schedules of both presets cut to a third."""
+    """Of copies that no step saw; with both schedules cut short."""
     few = {"probes.inversion.batches": 1, "probes.inversion.batch": 16, "probes.inversion.iterations": 5}
     given, recognised = split(24), []
     for preset, settle in (("default", 32), ("thorough", 80)):

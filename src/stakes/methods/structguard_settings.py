@@ -197,8 +197,14 @@ _DEFAULT: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
     "thorough": _DEFAULT
-    | {"variants": 2, "variant_images": None, "variants_of_many": True, "del_weight": 4.0, "settle": 250}
-    | {"max_steps": 800},
+    | {
+        "variants": 2,
+        "variant_images": None,
+        "variants_of_many": True,
+        "del_weight": 3.0,
+        "hinge_mean": "all",
+    }
+    | {"settle": 500, "max_steps": 1600},
     "paper": {},
     "authors": {
         "path": "projector",
