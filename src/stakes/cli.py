@@ -23,6 +23,7 @@ from stakes import (
     cli_audit,
     cli_bench,
     cli_lacuna,
+    cli_methods,
     cli_push,
     cli_report,
     cli_request,
@@ -82,6 +83,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_analyse.commands)
 app.add_typer(cli_audit.commands)
+app.add_typer(cli_methods.commands)
 app.add_typer(cli_bench.commands)
 app.add_typer(cli_tune.commands)
 app.add_typer(cli_speed.commands)

@@ -75,10 +75,14 @@ class InversionSettings(Settings):
 
     batches: int = Field(2, ge=1, description="batches made, each alone")
     batch: int = Field(128, ge=2, description="images whose joint statistics are matched")
-    iterations: int = Field(15, ge=1)
+    iterations: int = Field(15, ge=1, description="steps of Adam")
     lr: float = Field(0.05, gt=0, description="of Adam, in pixel units, falling to a tenth")
-    statistics_weight: float = Field(5.0, ge=0)
-    smoothness: float = Field(1e-3, ge=0)
+    statistics_weight: float = Field(
+        5.0, ge=0, description="of the distance to BatchNorm's running statistics"
+    )
+    smoothness: float = Field(
+        1e-3, ge=0, description="weight of the squared differences of neighbouring pixels"
+    )
 
 
 class ProbeSettings(Settings):
@@ -89,12 +93,18 @@ class ProbeSettings(Settings):
     the probes of an image take its radii in turn and ``epsilon`` is unused.
     """
 
-    kind: Literal["adversarial", "inverted"] = "adversarial"
+    kind: Literal["adversarial", "inverted"] = Field(
+        "adversarial", description="targeted attacks on the forget images, or images inverted from the model"
+    )
     per_image: int = Field(20, ge=1, description="N_adv: probes for each image to forget")
-    epsilon: float = Field(4.0, gt=0)
-    epsilons: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    step_size: float = Field(0.1, gt=0)
-    iterations: int = Field(100, ge=0)
+    epsilon: float = Field(
+        4.0, gt=0, description="radius of the attack: L2 over a whole image, in pixel units"
+    )
+    epsilons: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="several radii, taken in turn by the probes of an image, in place of epsilon"
+    )
+    step_size: float = Field(0.1, gt=0, description="of the attack, measured like epsilon")
+    iterations: int = Field(100, ge=0, description="steps of the attack")
     inversion: InversionSettings = InversionSettings()
 
     def number(self, forget: int) -> int:
@@ -116,14 +126,18 @@ class ProbeSettings(Settings):
 class MethodSettings(Settings):
     """What every unlearning method has: its optimiser, batches, limits, BatchNorm and probes."""
 
-    lr: float = Field(0.001, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    probe_batch: int = Field(256, ge=1)
-    forget_batch: int = Field(32, ge=1)
+    lr: float = Field(0.001, gt=0, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
+    probe_batch: int = Field(256, ge=1, description="probes a step")
+    forget_batch: int = Field(32, ge=1, description="forget images a step")
     max_epochs: int = Field(1000, ge=1, description="most passes over the probes (or the forget set)")
     max_steps: int | None = Field(None, ge=1, description="a limit on steps beside that on epochs")
-    batchnorm: Literal["update", "freeze"] = "update"
+    batchnorm: Literal["update", "freeze"] = Field(
+        "update",
+        description="update: training mode, with statistics of the batch, and running ones that follow; freeze: "
+        "running statistics are used and stay",
+    )
     probes: ProbeSettings = ProbeSettings()
 
     def batches(self, images: int) -> int:

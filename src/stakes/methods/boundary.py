@@ -37,7 +37,7 @@ class BoundarySettings(MethodSettings):
 class ShrinkSettings(BoundarySettings):
     """Settings of Boundary Shrink."""
 
-    attack: Literal["fgsm", "pgd"] = "fgsm"
+    attack: Literal["fgsm", "pgd"] = Field("fgsm", description="finds the nearest wrong class")
     bound: float = Field(0.1, gt=0, description="ε: L∞ radius of the attack in pixel units")
     step_size: float = Field(8 / 255, gt=0, description="of PGD, in pixel units")
     iterations: int = Field(5, ge=1, description="of PGD")

@@ -30,7 +30,7 @@ class RelabelSettings(MethodSettings):
     retain_weight: float = Field(
         0.0, ge=0, description="α of the retained images; above 0 the method needs the retain set"
     )
-    retain_batch: int = Field(256, ge=1)
+    retain_batch: int = Field(256, ge=1, description="retained images a step")
 
 
 def random_labels(

@@ -48,8 +48,8 @@ class StructGuardSettings(MethodSettings):
         "hard",
         description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
     )
-    del_weight: float = Field(1.0, gt=0)
-    ret_weight: float = Field(1.0, ge=0)
+    del_weight: float = Field(1.0, gt=0, description="of the deletion loss")
+    ret_weight: float = Field(1.0, ge=0, description="of the retention loss")
     passes: Passes = Field(
         "separate", description="of forget images and probes: each with batch statistics of its own"
     )
@@ -111,19 +111,25 @@ class StructGuardSettings(MethodSettings):
         "batches, and three quarters of the most steps at most; the stop test counts only after them, so that what "
         "forgetting broke at first is mended",
     )
-    align: Alignment = "cosine"
+    align: Alignment = Field(
+        "cosine", description="measure of the alignment loss (eq. 2; the others: Table 6)"
+    )
     align_axis: Axis = Field("anchor", description="anchor: columns of S (eq. 2); instance: rows")
-    align_weight: float = Field(1.0, ge=0)
-    reg_weight: float = Field(1.0, ge=0)
+    align_weight: float = Field(1.0, ge=0, description="of the alignment of structures; 0: none")
+    reg_weight: float = Field(
+        1.0, ge=0, description="of the regularisation by structural importance; 0: none"
+    )
     importance: Literal["sample", "batch"] = Field("sample", description="sample: eq. 4 as written")
-    importance_scale: Literal["none", "minmax", "mean"] = "none"
+    importance_scale: Literal["none", "minmax", "mean"] = Field(
+        "none", description="none: as eq. 4 gives it; minmax: to [0, 1] in each tensor; mean: to mean 1"
+    )
     importance_probes: int | None = Field(
         1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; None: all of D_s"
     )
     importance_after: int = Field(1, ge=0, description="steps before the importance is computed")
     head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
-    head_l1: float = Field(0.99, ge=0)
-    head_l2: float = Field(0.005, ge=0)
+    head_l1: float = Field(0.99, ge=0, description="factor on ‖W‖₁ in the elastic net")
+    head_l2: float = Field(0.005, ge=0, description="factor on ‖W‖² in it")
 
     @property
     def structural(self) -> bool:

@@ -38,7 +38,7 @@ class UnsirSettings(MethodSettings):
     )
     noise_images: int = Field(256, ge=1, description="noise images of each class in the forget set")
     noise_repeats: int = Field(20, ge=1, description="times each takes part in the impair pass")
-    noise_steps: int = Field(40, ge=0)
+    noise_steps: int = Field(40, ge=0, description="of Adam on the noise")
     noise_lr: float = Field(0.1, gt=0, description="of Adam on the noise")
     noise_weight: float = Field(0.1, ge=0, description="λ of ‖N‖²")
 

@@ -1,0 +1,143 @@
+"""What a method is, and what can be set, as its class says it: for the command ``methods``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stakes.config import Settings
+from stakes.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method.
+
+    Attributes:
+        name: dotted, as ``--set`` takes it.
+        value: under the preset that was asked for.
+        accepts: type and range.
+        text: what it is.
+    """
+
+    name: str
+    value: Any
+    accepts: str
+    text: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What the docstring and the attributes of a method say.
+
+    Attributes:
+        summary: its first line.
+        text: the whole of it but the example.
+        publication: the paragraph that names it; empty for a method that has none.
+        needs: what it works with beside the forget set, for each preset, and for none of them (``None``) unless one is
+            taken then.
+        default_preset: the one taken where none is named.
+    """
+
+    name: str
+    summary: str
+    text: str
+    publication: str
+    needs: Mapping[str | None, tuple[str, ...]]
+    default_preset: str | None
+
+
+def about(kind: type[Method[Any]]) -> About:
+    """Read a method's class.
+
+    Example:
+        >>> from stakes.methods import Adv
+        >>> about(Adv).needs
+        {None: ('probes',)}
+    """
+    written = (inspect.getdoc(kind) or "").replace("``", "")
+    paragraphs = [part for part in written.split("\n\n") if part and not part.startswith("Example:")]
+    told = {part.split(":")[0]: part for part in reversed(paragraphs)}
+    publication = " ".join(told.get("Publication", "").split()).removeprefix("Publication: ")
+    presets = [*([] if kind.default_preset else [None]), *kind.presets]
+    return About(
+        name=kind.name,
+        summary=paragraphs[0].replace("\n", " ") if paragraphs else "",
+        text="\n\n".join(paragraphs),
+        publication=publication,
+        needs={preset: tuple(sorted(kind.configure(preset).needs)) for preset in presets},
+        default_preset=kind.default_preset,
+    )
+
+
+def settings_of(kind: type[Method[Any]], preset: str | None = None) -> list[Setting]:
+    """Every setting with its value under a preset (None: the default one), nested ones by dotted names.
+
+    Raises:
+        ConfigError: the method has no such preset.
+
+    Example:
+        >>> from stakes.methods import NegGrad
+        >>> next(one.accepts for one in settings_of(NegGrad) if one.name == "momentum")
+        'number, at least 0, below 1'
+    """
+    return list(_flat(kind.configure(preset).settings))
+
+
+def changed_by(kind: type[Method[Any]]) -> dict[str, dict[str, Any]]:
+    """What each preset sets otherwise than the one taken where none is named.
+
+    Example:
+        >>> from stakes.methods import RandomLabel
+        >>> changed_by(RandomLabel)
+        {'retain': {'retain_weight': 1.0}}
+    """
+    usual = {one.name: one.value for one in settings_of(kind)}
+    return {
+        preset: {one.name: one.value for one in settings_of(kind, preset) if one.value != usual[one.name]}
+        for preset in kind.presets
+        if preset != kind.default_preset
+    }
+
+
+def _flat(settings: Settings, before: str = "") -> Iterator[Setting]:
+    schema = type(settings).model_json_schema()["properties"]
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            yield Setting(before + name, plain, _accepted(schema[name]), _described(type(settings), name))
+
+
+def _described(kind: type[Settings], name: str) -> str:
+    """Where a method changes no more than the value, its base says what the setting is."""
+    bases = [base for base in kind.__mro__ if issubclass(base, Settings) and name in base.model_fields]
+    fields = [base.model_fields[name] for base in bases]
+    return next((field.description for field in fields if field.description), "")
+
+
+_BOUNDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+_TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text"}
+
+
+def _accepted(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "anyOf" in schema:
+        return " or ".join(_accepted(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if schema.get("type") == "null":
+        return "null"
+    if schema.get("type") == "array":
+        return f"list of: {_accepted(schema['items'])}"
+    bounds = [said.format(f"{schema[key]:g}") for key, said in _BOUNDS.items() if key in schema]
+    return ", ".join([_TYPES[schema["type"]], *bounds])
