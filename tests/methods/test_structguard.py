@@ -297,7 +297,7 @@ def test_thorough_has_two_copies_of_every_image_and_a_longer_schedule():
         128,
     ]
     assert [settings.schedule(4, settings.max_steps) for settings in (default, thorough)] == [200, 1000]
-    copies = {"variants", "variant_images", "variant_range", "variants_of_many"}
+    copies = {"variants", "variant_images", "variants_of_many"}
     changed = copies | {"del_weight", "hinge_mean", "settle", "max_steps"}
     assert {name for name, value in default if getattr(thorough, name) != value} == changed
 
@@ -338,15 +338,13 @@ def plain_logits(job: Job[Any], pixels: Tensor) -> np.ndarray:
     return features @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
 
 
-@pytest.mark.parametrize(("times", "range_"), [(1, "narrow"), (3, "narrow"), (2, "wide")])
-def test_copies_are_forgotten_with_the_labels_of_their_images(make_job, times, range_):
-    copying = {"variants": times, "variant_range": range_}
+@pytest.mark.parametrize("times", [1, 3])
+def test_copies_are_forgotten_with_the_labels_of_their_images(make_job, times):
     method, job = make_job(
-        projector_init="random", deletion="hinge", margin=40.0, batch_weights="share", **copying
+        projector_init="random", deletion="hinge", margin=40.0, variants=times, batch_weights="share"
     )
     row, forget = first_row(method, job), job.forget_batch(0)
-    draws = job.generator("variants", 0)
-    copies = everyday(torch.cat([forget.pixels] * times), draws, wide=range_ == "wide")
+    copies = everyday(torch.cat([forget.pixels] * times), job.generator("variants", 0))
     labels = np.tile(forget.labels.numpy(), 1 + times)
     wanted = hinge(plain_logits(job, torch.cat([forget.pixels, copies])), labels, 40.0)
     share = 3 * (1 + times) / (3 * (1 + times) + 6)
@@ -385,17 +383,6 @@ def test_what_the_hinges_are_divided_by(mean, batches, divisor):
     hinges = torch.tensor([0.0, 2.0, 0.0])
     assert float(structguard._count(hinges, mean, batches)) == pytest.approx(divisor)
     assert float(structguard._count(torch.zeros(3), mean, batches)) >= 1
-
-
-def test_a_setting_that_came_later_changes_no_record_made_without_it():
-    """Its old value is left out of what is written down and hashed, and is there again when that is read."""
-    settings = StructGuard.configure("default").settings
-    assert "variant_range" not in settings.model_dump(mode="json")
-    assert StructGuard.configure(overrides=settings.model_dump(mode="json")).settings == settings
-    wide = settings.with_overrides({"variant_range": "wide"})
-    assert wide.model_dump(mode="json")["variant_range"] == "wide"
-    assert wide.with_overrides({"variants": 2}).variant_range == "wide"
-    assert wide.with_overrides({"variant_range": "narrow"}) == settings
 
 
 def test_other_copies_at_every_step(make_job):

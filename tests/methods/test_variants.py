@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from stakes.methods import variants
-from stakes.methods.variants import (
-    BRIGHTNESS,
-    CUT,
-    NOISE,
-    SCALED,
-    WIDE_BRIGHTNESS,
-    WIDE_NOISE,
-    cut_and_mix,
-    everyday,
-)
-from stakes.models.augment import cut_and_scale
+from stakes.methods.variants import BRIGHTNESS, CUT, NOISE, cut_and_mix, everyday
 
-EACH = pytest.mark.parametrize(
-    "change", [everyday, partial(everyday, wide=True), cut_and_mix], ids=["narrow", "wide", "mixed"]
-)
+BOTH = pytest.mark.parametrize("change", [everyday, cut_and_mix])
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -33,7 +19,7 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@EACH
+@BOTH
 @pytest.mark.parametrize(
     "shape", [(5, 3, 8, 8), (4, 1, 5, 9), (3, 3, 16, 4), (2, 1, 2, 2), (1, 3, 8, 8), (2, 1, 1, 1)]
 )
@@ -50,7 +36,7 @@ def test_images_stay_images(change: Change, shape):
         assert bool(((change(extreme, draws()) >= 0) & (change(extreme, draws()) <= 1)).all())
 
 
-@EACH
+@BOTH
 def test_the_generator_decides(change: Change):
     pixels = torch.rand((6, 3, 8, 8), generator=draws())
     state = torch.random.get_rng_state()
@@ -70,41 +56,6 @@ def test_copies_of_a_flat_image_differ_in_light_and_noise_alone():
     spread = made.std((1, 2, 3))
     assert float(spread.max()) < 1.5 * NOISE
     assert float(spread.min()) < 0.3 * NOISE
-
-
-def test_wide_copies_have_twice_the_light_and_noise():
-    made = everyday(torch.full((300, 1, 8, 8), 0.5), draws(), wide=True)
-    light = made.mean((1, 2, 3)) / 0.5
-    assert float((light - 1).abs().max()) < WIDE_BRIGHTNESS + WIDE_NOISE
-    assert float(light.min()) < 1 - 0.8 * WIDE_BRIGHTNESS
-    assert float(light.max()) > 1 + 0.8 * WIDE_BRIGHTNESS
-    spread = made.std((1, 2, 3))
-    assert 0.7 * WIDE_NOISE < float(spread.max()) < 1.5 * WIDE_NOISE
-
-
-def test_half_of_the_wide_copies_are_cut_and_scaled(monkeypatch):
-    """A bright square in the middle is seen as larger there, by as much as was cut off around it."""
-    monkeypatch.setattr(variants, "WIDE_NOISE", 0.0)
-    monkeypatch.setattr(variants, "WIDE_BRIGHTNESS", 0.0)
-    pixels = torch.zeros(400, 1, 32, 32)
-    pixels[:, :, 12:20, 12:20] = 1.0
-    sides = everyday(pixels, draws(), wide=True).sum((1, 2, 3)).sqrt() / 8
-    whole = (sides - 1).abs() < 1e-4
-    assert 0.4 < float(whole.float().mean()) < 0.6
-    scaled = sides[~whole]
-    assert 1 / SCALED - 0.03 < float(scaled.max()) < 1 / SCALED + 0.03
-    assert float(scaled.min()) > 0.99
-
-
-def test_a_slope_that_is_cut_and_scaled_is_less_steep():
-    """By the share of the side that was cut out, which is drawn for each image; a whole share changes nothing."""
-    slope = torch.linspace(0, 1, 32).expand(200, 1, 32, 32)
-    steps = cut_and_scale(slope, 0.8, draws())[..., 8:24].diff(dim=-1) * 31
-    assert float((steps.amax((1, 2, 3)) - steps.amin((1, 2, 3))).max()) < 1e-3, "still straight"
-    share = steps.mean((1, 2, 3))
-    assert 0.8 <= float(share.min()) < 0.82
-    assert 0.98 < float(share.max()) <= 1.0 + 1e-4
-    assert torch.allclose(cut_and_scale(slope, 1.0, draws()), slope, atol=1e-5)
 
 
 def test_copies_move_by_an_eighth_and_half_are_mirrored():

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stakes.data.images import ImageSet
 from stakes.metrics.accuracy import accuracy, predict
-from stakes.models.augment import crop_and_flip, cut_and_scale
+from stakes.models.augment import crop_and_flip
 from stakes.runtime import generator as seeded
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -43,7 +44,18 @@ def shift(pixels: Tensor, draws: torch.Generator) -> Tensor:
 
 def crop(pixels: Tensor, draws: torch.Generator) -> Tensor:
     """Cut 80 to 100 % of both sides out at a random place, and scale it back (bilinear)."""
-    return cut_and_scale(pixels, CROP, draws)
+    count, _, height, width = pixels.shape
+    part = CROP + (1 - CROP) * torch.rand(count, generator=draws)
+    centre = (2 * torch.rand((count, 2), generator=draws) - 1) * (1 - part)[:, None]
+    # In the coordinates of affine_grid an image reaches from −1 to 1.
+    window = torch.zeros(count, 2, 3)
+    window[:, 0, 0] = window[:, 1, 1] = part
+    window[:, :, 2] = centre
+    grid = functional.affine_grid(window, [count, 1, height, width], align_corners=False).to(pixels)
+    cut = functional.grid_sample(
+        pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    return cut.clamp(0, 1)
 
 
 def jpeg(pixels: Tensor, draws: torch.Generator) -> Tensor:

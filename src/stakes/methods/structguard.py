@@ -202,11 +202,7 @@ class StructGuard(Method[StructGuardSettings]):
             return batch
         # The order of a batch is drawn anew in each round, so its first images are a sample.
         some = torch.arange(copied // times).repeat(times)
-        copies = everyday(
-            batch.pixels[some.to(batch.pixels.device)],
-            job.generator("variants", step),
-            wide=job.settings.variant_range == "wide",
-        )
+        copies = everyday(batch.pixels[some.to(batch.pixels.device)], job.generator("variants", step))
         rows = torch.cat([torch.arange(len(batch)), some])
         return Batch(
             torch.cat([batch.pixels, copies]),

@@ -79,13 +79,6 @@ class StructGuardSettings(MethodSettings):
         "batches, one a batch at least; None: all. Forgetting what an image looks like costs more than forgetting the "
         "image, and more so the more of them there are",
     )
-    # Came later than the records: left out while it is what they were made with, so that they stay what they are.
-    variant_range: Literal["narrow", "wide"] = Field(
-        "narrow",
-        exclude_if=lambda value: value == "narrow",
-        description="how far copies go: narrow: moved, mirrored, brightness within 15 %, noise of .02 at most; wide: "
-        "half of them also cut to 80 … 100 % of their sides and scaled back, brightness within 30 %, noise of 8/255",
-    )
     variants_of_many: bool = Field(
         True,
         description="copies also where one batch does not hold the forget set; there, few of them change little and "
@@ -217,7 +210,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "del_weight": 3.0,
         "hinge_mean": "all",
     }
-    | {"variant_range": "wide", "settle": 500, "max_steps": 1600},
+    | {"settle": 500, "max_steps": 1600},
     "paper": {},
     "authors": {
         "path": "projector",

@@ -5,20 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stakes.models.augment import crop_and_flip, cut_and_scale
+from stakes.models.augment import crop_and_flip
 
 SHIFT = 1 / 8  # of a side, at most
-BRIGHTNESS, WIDE_BRIGHTNESS = 0.15, 0.3  # factor within 1 ± this
-NOISE, WIDE_NOISE = 0.02, 8 / 255  # standard deviation, at most
-SCALED = 0.8  # of a side, what is cut out at least
+BRIGHTNESS = 0.15  # factor within 1 ± this
+NOISE = 0.02  # standard deviation, at most
 CUT = (0.2, 0.8)  # of the area, what comes from the other image
 
 
-def everyday(pixels: Tensor, draws: torch.Generator, *, wide: bool = False) -> Tensor:
+def everyday(pixels: Tensor, draws: torch.Generator) -> Tensor:
     """A copy of each image, moved by up to an eighth of its side, mirrored half of the time, lit anew, with noise.
-
-    ``wide``: half of the images are first cut to 80 … 100 % of their sides and scaled back, and light and noise are
-    about twice as strong.
 
     Args:
         pixels: (n, C, H, W) in [0, 1].
@@ -31,17 +27,12 @@ def everyday(pixels: Tensor, draws: torch.Generator, *, wide: bool = False) -> T
         >>> everyday(torch.rand(2, 3, 8, 8), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 3, 8, 8])
     """
-    if wide:
-        scaled = cut_and_scale(pixels, SCALED, draws)
-        whole = torch.rand((len(pixels), 1, 1, 1), generator=draws) < 0.5
-        pixels = torch.where(whole.to(pixels.device), pixels, scaled)
     side = min(pixels.shape[-2:])
     room = min(max(1, round(side * SHIFT)), side - 1)
     moved = crop_and_flip(pixels, crop_padding=room, padding="reflect", flip=True, generator=draws)
     shape = (len(pixels), 1, 1, 1)
-    brightness, most = (WIDE_BRIGHTNESS, WIDE_NOISE) if wide else (BRIGHTNESS, NOISE)
-    light = 1 + brightness * (2 * torch.rand(shape, generator=draws) - 1)
-    strength = most * torch.rand(shape, generator=draws)
+    light = 1 + BRIGHTNESS * (2 * torch.rand(shape, generator=draws) - 1)
+    strength = NOISE * torch.rand(shape, generator=draws)
     noise = strength * torch.randn(pixels.shape, generator=draws)
     return (moved * light.to(pixels) + noise.to(pixels)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, and cuts that are scaled back."""
+"""Random crops and flips of whole batches."""
 
 from __future__ import annotations
 
@@ -56,32 +56,3 @@ def crop_and_flip(
     image = torch.arange(count)[:, None, None].to(pixels.device)
     rows, columns = rows[:, :, None].to(pixels.device), columns[:, None, :].to(pixels.device)
     return padded[image, :, rows, columns].permute(0, 3, 1, 2).contiguous()
-
-
-def cut_and_scale(pixels: torch.Tensor, least: float, generator: torch.Generator) -> torch.Tensor:
-    """Cut a share of both sides out of each image at a random place, and scale it back to the whole (bilinear).
-
-    Args:
-        pixels: (n, C, H, W) in [0, 1].
-        least: the share is uniform in ``least`` … 1.
-        generator: a CPU generator.
-
-    Returns:
-        (n, C, H, W) in [0, 1], a new tensor.
-
-    Example:
-        >>> cut_and_scale(torch.rand(2, 3, 8, 8), 0.8, torch.Generator().manual_seed(0)).shape
-        torch.Size([2, 3, 8, 8])
-    """
-    count, _, height, width = pixels.shape
-    part = least + (1 - least) * torch.rand(count, generator=generator)
-    centre = (2 * torch.rand((count, 2), generator=generator) - 1) * (1 - part)[:, None]
-    # In the coordinates of affine_grid an image reaches from −1 to 1.
-    window = torch.zeros(count, 2, 3)
-    window[:, 0, 0] = window[:, 1, 1] = part
-    window[:, :, 2] = centre
-    grid = functional.affine_grid(window, [count, 1, height, width], align_corners=False).to(pixels)
-    cut = functional.grid_sample(
-        pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
-    return cut.clamp(0, 1)
