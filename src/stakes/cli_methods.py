@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ from stakes.cli_options import (
 
 if TYPE_CHECKING:
     from stakes.methods import Method
+    from stakes.methods.catalogue import About
 
 commands = typer.Typer()
 
@@ -50,7 +53,7 @@ def methods(
     _tell_all(registry.methods.values(), as_json)
 
 
-def _tell_all(kinds: Any, as_json: bool) -> None:
+def _tell_all(kinds: Iterable[type[Method[Any]]], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -95,13 +98,13 @@ def _tell_one(kind: type[Method[Any]], preset: str | None, as_json: bool) -> Non
         )
 
 
-def _plain(one: Any) -> dict[str, Any]:
+def _plain(one: About) -> dict[str, Any]:
     """For JSON: presets by name, and what is needed without one under an empty name."""
     told = asdict(one)
     return told | {"needs": {preset or "": list(needs) for preset, needs in one.needs.items()}}
 
 
-def _needed(needs: Any) -> str:
+def _needed(needs: Mapping[str | None, tuple[str, ...]]) -> str:
     """Once where all presets need the same."""
     told = {preset: ", ".join(names) or "nothing" for preset, names in needs.items()}
     if len(set(told.values())) == 1:
@@ -115,6 +118,4 @@ def _marked(preset: str, default: str | None) -> str:
 
 def _said(value: Any) -> str:
     """As ``--set`` takes it."""
-    import json
-
     return value if isinstance(value, str) else json.dumps(value)
