@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +76,7 @@ def _tell_one(kind: type[Method[Any]], preset: str | None, as_json: bool) -> Non
     from rich.console import Console
     from rich.table import Table
 
+    from stakes.config import assigned
     from stakes.methods.catalogue import about, changed_by, settings_of
 
     one, settings = about(kind), settings_of(kind, preset)
@@ -89,12 +89,12 @@ def _tell_one(kind: type[Method[Any]], preset: str | None, as_json: bool) -> Non
     for title in ("--set", "value", "takes", "what it is"):
         table.add_column(title, overflow="fold", no_wrap=title == "--set")
     for setting in settings:
-        table.add_row(setting.name, _said(setting.value), setting.accepts, setting.text)
+        table.add_row(setting.name, assigned(setting.value), setting.accepts, setting.text)
     Console().print(table)
     for other, changes in changed_by(kind).items():
         typer.echo(
             f"--preset {other}: "
-            + (", ".join(f"{key}={_said(to)}" for key, to in changes.items()) or "the same")
+            + (", ".join(f"{key}={assigned(to)}" for key, to in changes.items()) or "the same")
         )
 
 
@@ -114,8 +114,3 @@ def _needed(needs: Mapping[str | None, tuple[str, ...]]) -> str:
 
 def _marked(preset: str, default: str | None) -> str:
     return preset + "*" if preset == default else preset
-
-
-def _said(value: Any) -> str:
-    """As ``--set`` takes it."""
-    return value if isinstance(value, str) else json.dumps(value)

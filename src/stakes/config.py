@@ -5,6 +5,7 @@ A method's own settings stand in its own file as a subclass of `MethodSettings`;
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -241,6 +242,19 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {key}", expected="a YAML value", got=repr(text)) from None
         parsed[key.strip()] = _number(value)
     return parsed
+
+
+def assigned(value: Any) -> str:
+    """A value as ``parse_assignments`` reads it back: YAML, of which JSON is a part.
+
+    Example:
+        >>> [assigned(value) for value in ("mean", "yes", None, 1e-5)]
+        ['mean', '"yes"', 'null', '1e-05']
+    """
+    plain = str(value)
+    if isinstance(value, str):
+        return plain if yaml.safe_load(plain) == value else json.dumps(value)
+    return plain if isinstance(value, float) else json.dumps(value)
 
 
 def _number(value: Any) -> Any:

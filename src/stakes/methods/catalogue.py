@@ -59,14 +59,13 @@ def about(kind: type[Method[Any]]) -> About:
     """
     written = (inspect.getdoc(kind) or "").replace("``", "")
     paragraphs = [part for part in written.split("\n\n") if part and not part.startswith("Example:")]
-    told = {part.split(":")[0]: part for part in reversed(paragraphs)}
-    publication = " ".join(told.get("Publication", "").split()).removeprefix("Publication: ")
+    source = next((part for part in paragraphs if part.startswith("Publication:")), "")
     presets = [*([] if kind.default_preset else [None]), *kind.presets]
     return About(
         name=kind.name,
         summary=paragraphs[0].replace("\n", " ") if paragraphs else "",
         text="\n\n".join(paragraphs),
-        publication=publication,
+        publication=" ".join(source.removeprefix("Publication:").split()),
         needs={preset: tuple(sorted(kind.configure(preset).needs)) for preset in presets},
         default_preset=kind.default_preset,
     )

@@ -209,8 +209,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variants_of_many": True,
         "del_weight": 3.0,
         "hinge_mean": "all",
-    }
-    | {"settle": 500, "max_steps": 1600},
+        "settle": 500,
+        "max_steps": 1600,
+    },
     "paper": {},
     "authors": {
         "path": "projector",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from stakes.config import RunSettings, parse_assignments
+from stakes.config import RunSettings, assigned, parse_assignments
 from stakes.errors import ConfigError
 from stakes.places import data_of, model_of, shell_word
 from stakes.records import Record
@@ -93,16 +90,8 @@ def _changes(method: type[Method[Any]], preset: str | None, record: Record) -> l
     """Assignments that make the record's settings from those of a preset."""
     start = flat(method.configure(preset).settings.model_dump(mode="json"))
     return [
-        f"{key}={_scalar(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
+        f"{key}={assigned(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
     ]
-
-
-def _scalar(value: Any) -> str:
-    """A value as YAML that reads back as the same; JSON is YAML."""
-    plain = str(value)
-    if isinstance(value, str):
-        return plain if yaml.safe_load(plain) == value else json.dumps(value)
-    return plain if isinstance(value, float) else json.dumps(value)
 
 
 def _anchors(record: Record, folder: Path) -> tuple[str | None, list[str]]:
