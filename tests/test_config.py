@@ -6,6 +6,7 @@ import pytest
 
 from stakes.config import MethodSettings, ProbeSettings, RunSettings, build, parse_assignments
 from stakes.errors import ConfigError, StakesError
+from stakes.methods.structguard_settings import StructGuardSettings
 
 
 def test_defaults_are_those_of_the_paper():
@@ -61,6 +62,34 @@ def test_unknown_names_list_the_alternatives():
 def test_wrong_values_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=key.split(".")[-1]):
         MethodSettings().with_overrides({key: value})
+
+
+def test_a_wrong_value_is_told_what_the_setting_takes_and_is():
+    with pytest.raises(ConfigError) as refused:
+        StructGuardSettings().with_overrides({"variant_images": "none"})
+    said = str(refused.value)
+    assert "expected whole number, at least 1 or null, got 'none'. Images of a round" in said
+    with pytest.raises(ConfigError, match=r"expected number, above 0, got -1\. Radius"):
+        MethodSettings().with_overrides({"probes.epsilon": -1})
+
+
+def test_where_a_few_words_would_say_nothing_the_check_speaks():
+    from stakes.bench.grid import Grid
+
+    with pytest.raises(ConfigError, match="setting 'data' of Grid: expected input should be a valid tuple"):
+        build(Grid, {"name": "g", "data": 3, "k": [1], "methods": ["before"]})
+    with pytest.raises(ConfigError, match=r"setting 'data\.0\.name' of Grid: .* string, got 7"):
+        build(Grid, {"name": "g", "data": [{"name": 7}], "k": [1], "methods": ["before"]})
+    with pytest.raises(ConfigError, match="setting 'data' of Grid: expected field required, got none"):
+        build(Grid, {"name": "g", "k": [1], "methods": ["before"]})
+
+
+def test_a_mistyped_name_is_told_the_one_next_to_it():
+    with pytest.raises(ConfigError, match=r"Did you mean epsilon or epsilons\?"):
+        MethodSettings().with_overrides({"probes.epsilonn": 1.0})
+    with pytest.raises(ConfigError, match="unknown setting 'qqq'") as refused:
+        MethodSettings().with_overrides({"qqq": 1.0})
+    assert "Did you mean" not in str(refused.value)
 
 
 def test_radii_are_taken_in_turn():

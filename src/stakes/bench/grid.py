@@ -110,7 +110,7 @@ class Grid(Settings):
     k: tuple[Count, ...] = Field(min_length=1, description="sizes of the forget set, drawn by random:K")
     seeds: tuple[Seed, ...] = Field(min_length=1)
     run: RunSettings = RunSettings()
-    cache: str | None = Field(None, description="folder for probes and predictions; None: OUT/cache")
+    cache: str | None = Field(None, description="folder for probes and predictions; null: OUT/cache")
     keep_models: bool = Field(False, description="keep the run folder of every cell, weights included")
     # Where the file lies: relative paths start there.
     _folder: Path = PrivateAttr(default_factory=Path.cwd)

@@ -9,6 +9,7 @@ from typing import Any
 
 from stakes.config import Settings
 from stakes.methods.base import Method
+from stakes.schema_words import accepted
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _flat(settings: Settings, before: str = "") -> Iterator[Setting]:
             yield from _flat(value, f"{before}{name}.")
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            yield Setting(before + name, plain, _accepted(schema[name]), _described(type(settings), name))
+            yield Setting(before + name, plain, accepted(schema[name]), _described(type(settings), name))
 
 
 def _described(kind: type[Settings], name: str) -> str:
@@ -117,26 +118,3 @@ def _described(kind: type[Settings], name: str) -> str:
     bases = [base for base in kind.__mro__ if issubclass(base, Settings) and name in base.model_fields]
     fields = [base.model_fields[name] for base in bases]
     return next((field.description for field in fields if field.description), "")
-
-
-_BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
-}
-_TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text"}
-
-
-def _accepted(schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
-    if "anyOf" in schema:
-        return " or ".join(_accepted(part) for part in schema["anyOf"])
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    if schema.get("type") == "null":
-        return "null"
-    if schema.get("type") == "array":
-        return f"list of: {_accepted(schema['items'])}"
-    bounds = [said.format(f"{schema[key]:g}") for key, said in _BOUNDS.items() if key in schema]
-    return ", ".join([_TYPES[schema["type"]], *bounds])

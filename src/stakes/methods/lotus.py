@@ -37,7 +37,7 @@ class LotusSettings(MethodSettings):
         0.0, ge=0, le=1, description="Acc(f_o, D_u) in [0, 1] of the original model on images it never saw"
     )
     stop_margin: float | None = Field(
-        0.01, ge=0, description="end where forget accuracy is this far below unseen accuracy; None: never"
+        0.01, ge=0, description="end where forget accuracy is this far below unseen accuracy; null: never"
     )
 
 

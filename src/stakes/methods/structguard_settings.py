@@ -22,8 +22,8 @@ class StructGuardSettings(MethodSettings):
     projector_init: Literal["random", "identity"] = Field(
         "identity", description="identity: the deployed path starts as the original model"
     )
-    projector_hidden: int | None = Field(None, ge=1, description="hidden width; None: that of the features")
-    projector_lr: float | None = Field(None, gt=0, description="None: lr")
+    projector_hidden: int | None = Field(None, ge=1, description="hidden width; null: that of the features")
+    projector_lr: float | None = Field(None, gt=0, description="null: lr")
     path: Literal["projector", "bypass"] = Field(
         "bypass", description="the path that is deployed, stop-tested and measured"
     )
@@ -76,7 +76,7 @@ class StructGuardSettings(MethodSettings):
         None,
         ge=1,
         description="images of a round through the forget set whose copies are to be forgotten, spread over its "
-        "batches, one a batch at least; None: all. Forgetting what an image looks like costs more than forgetting the "
+        "batches, one a batch at least; null: all. Forgetting what an image looks like costs more than forgetting the "
         "image, and more so the more of them there are",
     )
     variants_of_many: bool = Field(
@@ -100,7 +100,7 @@ class StructGuardSettings(MethodSettings):
         gt=0,
         le=1,
         description="once all are forgotten, go straight back towards the weights it began with, as far as they stay "
-        "forgotten and no forget image's label gets more than this probability (`stakes.methods.retreat`); None: stay. "
+        "forgotten and no forget image's label gets more than this probability (`stakes.methods.retreat`); null: stay. "
         "Less is lost, and more everyday copies are recognised",
     )
     damping: float = Field(0.1, gt=0, description="of the preconditioner, in mean eigenvalues")
@@ -124,7 +124,7 @@ class StructGuardSettings(MethodSettings):
         "none", description="none: as eq. 4 gives it; minmax: to [0, 1] in each tensor; mean: to mean 1"
     )
     importance_probes: int | None = Field(
-        1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; None: all of D_s"
+        1024, ge=1, description="estimate eq. 4 on this many probes, drawn by seed; null: all of D_s"
     )
     importance_after: int = Field(1, ge=0, description="steps before the importance is computed")
     head_weight: float = Field(0.001, ge=0, description="of the elastic net on the head")
