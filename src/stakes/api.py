@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from torch import nn
+from torch import Tensor, nn
 
 from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
+from stakes.data.images import ImageSet
 from stakes.errors import ConfigError
 from stakes.evaluator import Evaluator
 from stakes.inputs import Images, as_classifier, as_split, refuse_mismatch
@@ -39,6 +40,7 @@ def unlearn(
     settings: Mapping[str, Any] | None = None,
     test: Images | None = None,
     retain: Images | None = None,
+    unlabelled: ImageSet | Tensor | None = None,
     class_names: Sequence[str] | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
@@ -61,6 +63,11 @@ def unlearn(
         preset: a named group of settings of that method; with a configured method, its name for the record.
         settings: dotted overrides, for example ``{"probes.epsilon": 1.0}``.
         test, retain: images to measure on; never trained on, except ``retain`` by methods that say they need it.
+        unlabelled: images from elsewhere, without labels, on which the model is to go on answering as it does: pixels
+            (n, C, H, W) in [0, 1], or an `ImageSet` whose labels are not looked at. Traffic of the deployed model, or
+            public images of the same kind, keep far more than probes alone. Methods with probes take them among
+            these, with the reference's answers as labels. An image to forget that is among them is left out where
+            its pixels are the same; copies of it are not noticed.
         class_names: names of the classes where neither model nor images have them.
         out: a run folder to write, and to resume from after an interruption; None keeps everything in memory.
         cache: folder for probes and predictions.
@@ -96,7 +103,7 @@ def unlearn(
         method=configured,
         preset=preset or (None if isinstance(method, Method) else configured.default_preset),
         run=build(RunSettings, run),
-        split=as_split(model, forget, test, retain, class_names),
+        split=as_split(model, forget, test, retain, class_names, unlabelled),
         model=model,
         reference=reference,
         anchors=anchors,

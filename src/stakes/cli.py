@@ -56,6 +56,8 @@ from stakes.cli_options import (
     SourceOption,
     StemOption,
     TrackOption,
+    UnlabelledMostOption,
+    UnlabelledOption,
     print_json,
     say,
 )
@@ -175,6 +177,8 @@ def unlearn(
     out: Annotated[Path, typer.Option("--out", help="Run folder: new, or of the same request (resumes).")],
     data: DataOption = None,
     reference: ReferenceOption = None,
+    unlabelled: UnlabelledOption = None,
+    unlabelled_most: UnlabelledMostOption = None,
     anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
@@ -206,7 +210,9 @@ def unlearn(
     from stakes.tracking import tracking
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
-    classifier, split, source = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
+    classifier, split, source = open_problem(
+        model, data, forget, seed, unlabelled=unlabelled, allow_pickle=allow_pickle
+    )
     settings: dict[str, Any] = {
         "seed": seed,
         "device": device.value,
@@ -214,6 +220,8 @@ def unlearn(
         "retain_sample": retain_sample,
         "milestones": milestones,
     }
+    if unlabelled_most is not None:
+        settings["unlabelled_most"] = unlabelled_most
     if dry_run:
         _say_estimate(classifier, split, configured, settings, out, cache, as_json)
         return
@@ -240,7 +248,8 @@ def unlearn(
             out=out,
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""}
-            | ({} if reference is None else {"reference": reference}),
+            | ({} if reference is None else {"reference": reference})
+            | ({} if unlabelled is None else {"unlabelled": unlabelled}),
             progress=tracked.following(progress),
             **settings,
         )

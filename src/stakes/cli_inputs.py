@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_problem(
-    model: str, data: str | None, forget: str, seed: int, *, allow_pickle: bool
+    model: str, data: str | None, forget: str, seed: int, *, unlabelled: str | None = None, allow_pickle: bool
 ) -> tuple[Classifier, ForgetSplit, Source | None]:
     """Checkpoint first: it says which classes and image size the data must fit."""
     from stakes.data.forget import split_forget
@@ -27,7 +27,9 @@ def open_problem(
     classifier = load_checkpoint(model, allow_pickle=allow_pickle)
     size = classifier.input_size
     source = open_source(data, size=size) if data is not None else None
-    split = split_forget(forget, source, class_names=classifier.class_names, size=size, seed=seed)
+    split = split_forget(
+        forget, source, class_names=classifier.class_names, size=size, seed=seed, unlabelled=unlabelled
+    )
     return classifier, split, source
 
 

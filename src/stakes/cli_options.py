@@ -69,6 +69,17 @@ AnchorsOption = Annotated[
 EncoderOption = Annotated[
     str, typer.Option("--encoder", help="minilm (offline), clip-vit-b-32, siglip, sbert, or a model's name.")
 ]
+UnlabelledOption = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabelled",
+        help="Folder of images without labels to go on answering on as now (traffic, public images), or test:N.",
+    ),
+]
+UnlabelledMostOption = Annotated[
+    int | None,
+    typer.Option("--unlabelled-most", min=1, help="Take at most that many of them, drawn by seed [4096]."),
+]
 MethodOption = Annotated[str, typer.Option("--method", help="Name of the method.")]
 PresetOption = Annotated[str | None, typer.Option("--preset", help="Named settings of the method.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value, any number.")]

@@ -34,6 +34,8 @@ from stakes.cli_options import (
     RetainSampleOption,
     SeedOption,
     SetOption,
+    UnlabelledMostOption,
+    UnlabelledOption,
     print_json,
     say,
 )
@@ -158,6 +160,8 @@ def run(
             help="Hold the model to the answers of the first one, not of the current one.",
         ),
     ] = False,
+    unlabelled: UnlabelledOption = None,
+    unlabelled_most: UnlabelledMostOption = None,
     anchors_file: AnchorsOption = None,
     attributes: AttributesOption = None,
     encoder: EncoderOption = "minilm",
@@ -184,6 +188,7 @@ def run(
     from stakes.report.page import write_page
 
     configured = find_method(method).configure(preset, parse_assignments(assignments or []))
+    settings: dict[str, Any] = {} if unlabelled_most is None else {"unlabelled_most": unlabelled_most}
     opened = open_ledger(ledger)
     names = opened.view().created.body.class_names
     anchors = choose_anchors("anchors" in configured.needs, names, anchors_file, attributes, encoder)
@@ -195,6 +200,7 @@ def run(
             together=together,
             afresh=afresh,
             reference_first=reference_first,
+            unlabelled=unlabelled,
             anchors=anchors,
             method=configured,
             preset=preset_label(preset or configured.default_preset, assignments),
@@ -205,6 +211,7 @@ def run(
             device=device.value,
             precision=precision.value,
             retain_sample=retain_sample,
+            **settings,
         )
     for batch in report.batches:
         for number in batch.runs:

@@ -177,11 +177,15 @@ class RunSettings(Settings):
     milestones: bool = Field(
         False, description="keep the deployed classifier when 50, 80, 95 and 100 % are misclassified"
     )
+    unlabelled_most: int = Field(
+        4096, ge=1, description="of the unlabelled images given, at most this many are taken, drawn by seed"
+    )
 
     @model_serializer(mode="wrap")
     def _only_if_on(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Milestones are told only where they are on: runs and cells without them keep their names."""
-        return {key: value for key, value in plain(self).items() if key != "milestones" or value}
+        """What came later is told only where it is not at its default: other runs and cells keep their names."""
+        later = {"milestones": False, "unlabelled_most": 4096}
+        return {key: value for key, value in plain(self).items() if key not in later or value != later[key]}
 
 
 S = TypeVar("S", bound=Settings)

@@ -151,6 +151,8 @@ def print_record(record: Record) -> None:
     console.print(
         f"method {record.method}{preset}, seed {record.seed}; {record.steps} steps, {record.stop_reason}"
     )
+    if record.unlabelled is not None:
+        console.print(f"held to its answers on probes and on {record.unlabelled.said}")
     if record.already_misclassified:
         console.print(f"{record.already_misclassified} of the images were misclassified before already.")
     console.print(cost_table(record))

@@ -107,7 +107,11 @@ def estimate(
     train = k + (len(split.retain) if split.retain is not None else 0)
     test = len(split.test) if split.test is not None else 0
     facts = Facts(
-        train_images=train, test_images=test, classes=classifier.num_classes, image_size=classifier.input_size
+        train_images=train,
+        test_images=test,
+        classes=classifier.num_classes,
+        image_size=classifier.input_size,
+        unlabelled=_unlabelled(split, run),
     )
     cost = cell_cost(_Request(method, k, run), facts)
     evaluated = cost.evaluate if split.retain is not None else Passes(test + k)
@@ -120,16 +124,23 @@ def estimate(
         return PhaseEstimate(passes.forward, passes.backward, seconds)
 
     phases = {"evaluate before": phase(evaluated, "step"), "probes": phase(probes, "probe")}
+    if facts.unlabelled:
+        phases["unlabelled"] = phase(Passes(facts.unlabelled), "step")
     phases |= {"unlearn": phase(cost.unlearn, "step"), "evaluate after": phase(evaluated, "step")}
     return Estimate(
         phases=phases,
         steps=cost.steps,
         pace=pace,
-        disk=_disk(classifier, split, method, missing),
+        disk=_disk(classifier, split, method, missing, run),
         free={"cache": _free(cache), "out": _free(out)},
         memory=_memory(classifier, split, method, run),
         device=str(device),
     )
+
+
+def _unlabelled(split: ForgetSplit, run: RunSettings) -> int:
+    """Unlabelled images that are taken."""
+    return min(len(split.unlabelled), run.unlabelled_most) if split.unlabelled is not None else 0
 
 
 def _probes(
@@ -201,12 +212,14 @@ def _seconds_per_image(work: Callable[[int], None], most: int, device: torch.dev
         count = min(most, 2 * count)
 
 
-def _disk(classifier: Classifier, split: ForgetSplit, method: Method[Any], missing: int) -> dict[str, int]:
+def _disk(
+    classifier: Classifier, split: ForgetSplit, method: Method[Any], missing: int, run: RunSettings
+) -> dict[str, int]:
     weights = _weights(classifier)
     kept = 2 if "anchors" in method.needs else 1  # importance, as large as the weights
     found = {
         "model": weights,
-        "state while it runs": (1 + kept) * weights + _structure(classifier, split, method),
+        "state while it runs": (1 + kept) * weights + _structure(classifier, split, method, run),
     }
     if missing:
         found["probes (cache)"] = missing * _pixels(classifier) * 4
@@ -222,19 +235,19 @@ def _memory(
     count = 0
     if "probes" in method.needs:
         count = settings.probes.number(len(split.forget))
-        images += min(settings.probe_batch, count)
+        images += min(settings.probe_batch, count + _unlabelled(split, run))
     if "retain" in method.needs:
         images += getattr(settings, "retain_batch", settings.forget_batch)
     pixels = 4 * _pixels(classifier)
     probes = count * pixels if count * pixels <= IN_MEMORY_BYTES else 0
-    sets = [len(one) for one in (split.test, split.retain, split.forget) if one is not None]
+    sets = [len(one) for one in (split.test, split.retain, split.forget, split.unlabelled) if one is not None]
     return {
         # The original, the model, its gradients, the optimiser's momentum, the importance.
         "weights": 5 * _weights(classifier),
         "activations of a step": images * saved_bytes(classifier),
         "images of a pass": max(images, run.probe_chunk, run.eval_batch) * pixels,
         "probes": probes,
-        "structure of the probes": _structure(classifier, split, method),
+        "structure of the probes": _structure(classifier, split, method, run),
         "decoded images": min(2 * CACHE_BYTES, sum(sets) * math.prod(classifier.input_size)),
         "program": _resident(),
     }
@@ -273,12 +286,12 @@ def _pixels(classifier: Classifier) -> int:
     return math.prod(classifier.input_size)
 
 
-def _structure(classifier: Classifier, split: ForgetSplit, method: Method[Any]) -> int:
+def _structure(classifier: Classifier, split: ForgetSplit, method: Method[Any], run: RunSettings) -> int:
     """Affinities and logits of all probes, float32."""
     if "anchors" not in method.needs:
         return 0
     probes: int = method.settings.probes.number(len(split.forget))
-    return probes * 2 * classifier.num_classes * 4
+    return (probes + _unlabelled(split, run)) * 2 * classifier.num_classes * 4
 
 
 def _free(path: Path) -> int:

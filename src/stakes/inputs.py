@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.errors import DataError, ModelError
+from stakes.data.unlabelled import without_twins
+from stakes.errors import ConfigError, DataError, ModelError
 from stakes.models.classifier import Classifier
+from stakes.runtime import positions
+
+if TYPE_CHECKING:
+    from stakes.methods import Method
 
 Images = ImageSet | tuple[Tensor, Tensor]
 
@@ -42,11 +49,14 @@ def as_split(
     test: Images | None,
     retain: Images | None,
     class_names: Sequence[str] | None,
+    unlabelled: ImageSet | Tensor | None = None,
 ) -> ForgetSplit:
     """The images of a call as a split; class names are the model's where none are given."""
     if isinstance(forget, ForgetSplit):
-        if test is not None or retain is not None:
-            raise DataError("unlearn", expected="test and retain inside the ForgetSplit", got="both ways")
+        if any(one is not None for one in (test, retain, unlabelled)):
+            raise DataError(
+                "unlearn", expected="test, retain and unlabelled inside the ForgetSplit", got="both ways"
+            )
         return forget
     names = class_names or (model.class_names if isinstance(model, Classifier) else None)
 
@@ -69,7 +79,38 @@ def as_split(
     forget_set = as_set(forget)
     if forget_set is None or not len(forget_set):
         raise DataError("forget set", expected="one image or more", got="none", fix="Name images to forget.")
-    return ForgetSplit(forget=forget_set, test=as_set(test), retain=as_set(retain))
+    if isinstance(unlabelled, Tensor):
+        zeros = torch.zeros(len(unlabelled), dtype=torch.int64)
+        unlabelled = ImageSet.from_tensors(unlabelled, zeros, forget_set.class_names)
+    return ForgetSplit(forget=forget_set, test=as_set(test), retain=as_set(retain), unlabelled=unlabelled)
+
+
+def refuse_unlabelled(method: Method[Any]) -> None:
+    """Unlabelled images for a method that has no use for them."""
+    if "probes" not in method.needs:
+        raise ConfigError(
+            f"unlabelled images for method {method.name}",
+            expected="a method that trains on probes, such as structguard, l2ul or adv",
+            got="one that has no use for them",
+            fix="Leave them out, or choose another method.",
+        )
+
+
+def usable_unlabelled(split: ForgetSplit, method: Method[Any], most: int, seed: int) -> ImageSet | None:
+    """At most so many of the unlabelled images, without those that are images to forget.
+
+    Raises:
+        ConfigError: the method trains on no probes, so it has no use for them.
+        DataError: none are left.
+    """
+    given = split.unlabelled
+    if given is None:
+        return None
+    refuse_unlabelled(method)
+    found = without_twins(given.subset(positions(len(given), most, "unlabelled images", seed)), split.forget)
+    if not len(found):
+        raise DataError("unlabelled images", expected="others than those to forget", got="only these")
+    return found
 
 
 def refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:

@@ -13,10 +13,11 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import Device
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import open_source
+from stakes.data.unlabelled import held_back
 from stakes.errors import RunFolderError
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
-from stakes.places import data_of, filled, model_of
+from stakes.places import data_of, filled, model_of, unlabelled_of
 from stakes.records import Record
 from stakes.runs import RunFolder
 from stakes.runtime import resolve_device
@@ -98,6 +99,8 @@ def open_run(
         class_names=before.class_names,
         size=before.input_size,
         seed=record.seed,
+        # Those of a folder are needed no more; those of the test split must not be measured on.
+        unlabelled=apart if (apart := unlabelled_of(request)) and held_back(apart) else None,
     )
     _same("forget set", record.hashes.forget_set, split.forget.fingerprint(), source_name)
     split, notes = _with_its_retain_set(split, record)

@@ -58,6 +58,11 @@ def model_of(request: Mapping[str, Any]) -> str | None:
     return request.get("checkpoint") or request.get("model")
 
 
+def unlabelled_of(request: Mapping[str, Any]) -> str | None:
+    """The unlabelled images of a record's request, or those that a bench held back for other rows."""
+    return request.get("unlabelled") or request.get("held_back")
+
+
 def data_of(request: Mapping[str, Any]) -> str | None:
     """Where the data of a record's request are."""
     return request.get("source") or request.get("data")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from stakes.errors import RunFolderError
 from stakes.files import digest_json, write_json
@@ -59,6 +59,25 @@ class Hashes(Frozen):
     )
 
 
+class Unlabelled(Frozen):
+    """Images without labels on which the model was held to its answers.
+
+    Attributes:
+        images: how many were used.
+        twins: how many were left out, since they have the very pixels of an image to forget.
+        hash: SHA-256 of those that were used.
+    """
+
+    images: int
+    twins: int = 0
+    hash: str
+
+    @property
+    def said(self) -> str:
+        """How many, for people."""
+        return f"{self.images:,} unlabelled image{'' if self.images == 1 else 's'}"
+
+
 class Record(Frozen):
     """All there is to say about one unlearning.
 
@@ -83,10 +102,16 @@ class Record(Frozen):
     already_misclassified: int
     phases: tuple[Phase, ...]
     hashes: Hashes
+    unlabelled: Unlabelled | None = None
     versions: dict[str, str]
     device: str
     notes: tuple[str, ...] = ()
     analyses: dict[str, dict[str, float | int | None]] = {}
+
+    @model_serializer(mode="wrap")
+    def _only_if_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Unlabelled images are told of only where there are some: other records keep their form and hash."""
+        return {key: value for key, value in plain(self).items() if key != "unlabelled" or value}
 
     @property
     def test_accuracy(self) -> float | None:

@@ -19,8 +19,9 @@ from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
-from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network
+from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network, usable_unlabelled
 from stakes.inverted_store import build_inverted
+from stakes.joined_probes import JoinedProbes, Probes
 from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out
@@ -28,10 +29,11 @@ from stakes.methods.base import Outcome, Row
 from stakes.methods.milestones import Milestones
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
+from stakes.notes import notes
 from stakes.probe_store import ProbeSet, ProbeStore
 from stakes.processes import check_precision, current, spread
 from stakes.progress import Progress
-from stakes.records import Figures, Hashes, Phase, Record
+from stakes.records import Figures, Hashes, Phase, Record, Unlabelled
 from stakes.runs import RunFolder
 from stakes.runtime import device_name, repeatable, resolve_device, versions
 
@@ -82,6 +84,7 @@ class Unlearning:
         self.original.requires_grad_(False)
         refuse_mismatch(self.original, self.split.forget)
         self.kept = self._kept()
+        self.unlabelled = usable_unlabelled(self.split, self.method, self.run.unlabelled_most, self.run.seed)
         if "retain" in self.method.needs and self.split.retain is None:
             raise DataError(
                 f"method {self.method.name}",
@@ -167,7 +170,9 @@ class Unlearning:
     def _identity(self) -> dict[str, Any]:
         """What makes two calls the same request."""
         quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
-        reference = {"reference": name} if (name := self._reference_fingerprint()) else {}
+        more = {"reference": name} if (name := self._reference_fingerprint()) else {}
+        if self.unlabelled is not None:
+            more["unlabelled"] = self.unlabelled.fingerprint()
         return {
             "method": self.method.name,
             "preset": self.preset,
@@ -182,7 +187,7 @@ class Unlearning:
                 "test_set": _fingerprint(self.split.test),
                 "retain_set": _fingerprint(self.split.retain),
                 "anchors": self._anchors_fingerprint(),
-                **reference,
+                **more,
             },
         }
 
@@ -193,7 +198,23 @@ class Unlearning:
     def _reference_fingerprint(self) -> str | None:
         return None if self.reference is None else self.kept.fingerprint()
 
-    def _probes(self) -> ProbeSet:
+    def _probes(self) -> Probes:
+        """The probe set, and the unlabelled images with it where there are some."""
+        made = self._made_probes()
+        if self.unlabelled is None:
+            return made
+        with self.meter.phase("unlabelled"), spread():
+            self.meter.count(forward=len(self.unlabelled))
+            return JoinedProbes.answered(
+                made,
+                self.unlabelled,
+                self.kept,
+                batch=self.run.eval_batch,
+                device=self.device,
+                on_batch=lambda done: self.progress("unlabelled", done, len(self.unlabelled or ())),
+            )
+
+    def _made_probes(self) -> ProbeSet:
         settings = self.method.settings.probes
         common: dict[str, Any] = {
             "seed": self.run.seed,
@@ -208,7 +229,7 @@ class Unlearning:
             store = ProbeStore(self.cache)
             return store.build(self.kept, self.split.forget, settings, chunk=self.run.probe_chunk, **common)
 
-    def _unlearn(self, probes: ProbeSet | None, history: list[dict[str, float]]) -> Outcome:
+    def _unlearn(self, probes: Probes | None, history: list[dict[str, float]]) -> Outcome:
         """Carry the method out; where a step does not fit into memory, from the last state on with less of it."""
         most: int | None = None
         while True:
@@ -221,7 +242,7 @@ class Unlearning:
                 most = fewer_images(self.method.settings, self.original, most, error)
             free()
 
-    def _steps(self, probes: ProbeSet | None, history: list[dict[str, float]], most: int | None) -> Outcome:
+    def _steps(self, probes: Probes | None, history: list[dict[str, float]], most: int | None) -> Outcome:
         model = self.original.clone()
         model.requires_grad_(True)
         needs = self.method.needs
@@ -289,7 +310,7 @@ class Unlearning:
         return bare.to_network()
 
     def _record(
-        self, before: Figures, after: Figures, outcome: Outcome, probes: ProbeSet | None, deployed: Classifier
+        self, before: Figures, after: Figures, outcome: Outcome, probes: Probes | None, deployed: Classifier
     ) -> Record:
         split = self.split
         right = before.forget_accuracy * before.forget_images / 100
@@ -326,10 +347,18 @@ class Unlearning:
                 probes=probes.fingerprint() if probes is not None else None,
                 reference=self._reference_fingerprint(),
             ),
+            unlabelled=self._unlabelled_used(),
             versions=versions(),
             device=device_name(self.device),
-            notes=_notes(split),
+            notes=notes(split, self.unlabelled),
         )
+
+    def _unlabelled_used(self) -> Unlabelled | None:
+        if self.unlabelled is None or self.split.unlabelled is None:
+            return None
+        drawn = min(len(self.split.unlabelled), self.run.unlabelled_most)
+        used = len(self.unlabelled)
+        return Unlabelled(images=used, twins=drawn - used, hash=self.unlabelled.fingerprint())
 
 
 @dataclass(frozen=True)
@@ -348,21 +377,6 @@ class _CostlyStore:
 
     def remember(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.folder.remember(name, make)
-
-
-def _notes(split: ForgetSplit) -> tuple[str, ...]:
-    """What a reader of the figures should know."""
-    if split.retain is None:
-        return ()
-    forget = set(split.forget.hashes())
-    twins = sum(name in forget for name in split.retain.hashes())
-    if not twins:
-        return ()
-    one = twins == 1
-    return (
-        f"{twins} retained image{' has' if one else 's have'} the same pixels and label as an image to forget: "
-        f"forgetting the one means misclassifying the other, and retain accuracy counts {'it' if one else 'them'}.",
-    )
 
 
 def _fingerprint(images: ImageSet | None) -> str | None:

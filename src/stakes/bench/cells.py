@@ -10,6 +10,7 @@ from typing import Any
 from stakes.bench.grid import DataEntry, Grid, MethodEntry, ModelEntry
 from stakes.bench.plugins import Registry
 from stakes.config import RunSettings
+from stakes.data.unlabelled import held_back
 from stakes.errors import ConfigError
 from stakes.files import digest_json
 from stakes.methods import Method
@@ -100,6 +101,12 @@ def configured(grid: Grid, entry: MethodEntry, registry: Registry) -> Method[Any
         raise ConfigError(
             f"anchors of row {entry.row}", expected="a method that uses anchors", got=entry.method
         )
+    if entry.unlabelled and "probes" not in method.needs:
+        raise ConfigError(
+            f"unlabelled images of row {entry.row}",
+            expected="a method that trains on probes",
+            got=entry.method,
+        )
     return method
 
 
@@ -126,6 +133,10 @@ def _cell(
     }
     if "anchors" in method.needs:
         request["anchors"] = wanted if isinstance(wanted, str) else wanted.model_dump(mode="json")
+    if entry.unlabelled:
+        request["unlabelled"] = data.unlabelled
+    elif data.unlabelled is not None and held_back(data.unlabelled):
+        request["held_back"] = data.unlabelled
     if entry.method in registry.digests:
         request["plugin"] = registry.digests[entry.method]
     run = grid.run.model_copy(update={"seed": seed})

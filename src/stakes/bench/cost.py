@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
 from stakes.bench.cells import Cell
-from stakes.bench.grid import PROTOTYPES, Facts, Grid
+from stakes.bench.grid import PROTOTYPES, DataEntry, Facts, Grid
 from stakes.config import RunSettings
+from stakes.data.folders import images_under
 from stakes.data.sources import open_source
+from stakes.data.unlabelled import number_of
 from stakes.methods import Job, Method
 from stakes.methods.retreat import HALVINGS
 
@@ -95,10 +98,10 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
     Raises:
         DataError: no facts, and no data.
     """
-    facts = {entry.name: entry.facts or _look(grid, entry.source) for entry in grid.data}
+    facts = {entry.name: _facts(grid, entry) for entry in grid.data}
     shared: dict[str, Passes] = {}
     for cell in cells:
-        known, run = facts[cell.data.name], cell.run
+        known, run = _known(facts, cell), cell.run
         name = f"original model {cell.problem}"
         _raise(shared, name, Passes(known.test_images + (0 if run.retain_sample else known.train_images)))
         if run.retain_sample is not None:
@@ -111,7 +114,7 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
             name = f"probes {cell.probes_key} of {cell.problem}, seed {run.seed}"
             _raise(shared, name, Passes(images, images))
     costs = (
-        cell_cost(cell, facts[cell.data.name], prototypes=cell.entry.anchors == PROTOTYPES) for cell in cells
+        cell_cost(cell, _known(facts, cell), prototypes=cell.entry.anchors == PROTOTYPES) for cell in cells
     )
     return GridCost(tuple(costs), shared)
 
@@ -119,6 +122,25 @@ def grid_cost(grid: Grid, cells: Sequence[Cell]) -> GridCost:
 def _raise(shared: dict[str, Passes], name: str, passes: Passes) -> None:
     found = shared.get(name, Passes())
     shared[name] = passes if passes.forward > found.forward else found
+
+
+def _known(facts: Mapping[str, Facts], cell: Cell) -> Facts:
+    """The sizes of a cell's data, with unlabelled images where its row trains on them."""
+    found = facts[cell.data.name]
+    used = min(found.unlabelled, cell.run.unlabelled_most) if cell.entry.unlabelled else 0
+    return found.model_copy(update={"unlabelled": used})
+
+
+def _facts(grid: Grid, entry: DataEntry) -> Facts:
+    """The sizes that an entry states, or those found in its data."""
+    found = entry.facts or _look(grid, entry.source)
+    if entry.unlabelled is None or found.unlabelled:
+        return found
+    if (taken := number_of(entry.unlabelled)) is not None:
+        left = max(0, found.test_images - taken)
+        return found.model_copy(update={"unlabelled": taken, "test_images": left})
+    folder = Path(grid.locate(entry.unlabelled))
+    return found.model_copy(update={"unlabelled": len(images_under(folder, folder))})
 
 
 def _look(grid: Grid, source: str) -> Facts:
@@ -160,7 +182,7 @@ class _Sizes:
         self.needs = cell.method.needs
         self.k, self.facts, self.run, self.method = cell.k, facts, cell.run, cell.method
         self.retain = max(1, facts.train_images - cell.k)
-        self.probes = self.settings.probes.number(cell.k)
+        self.probes = self.settings.probes.number(cell.k) + facts.unlabelled
         known = _STEPS.get(cell.method.name)
         self.steps = known(self) if known else cell.method.total_steps(self._job())
 

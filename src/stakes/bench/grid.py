@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from stakes.config import RunSettings, Settings, build
+from stakes.data.unlabelled import held_back
 from stakes.errors import ConfigError, DataError
 from stakes.files import digest
 from stakes.places import filled
@@ -27,6 +28,7 @@ class Facts(Settings):
     test_images: int = Field(0, ge=0)
     classes: int = Field(ge=2)
     image_size: tuple[Count, Count, Count] = Field(description="(C, H, W) that the model takes")
+    unlabelled: int = Field(0, ge=0, description="unlabelled images, for the rows that train on them")
 
 
 class AnchorSource(Settings):
@@ -46,7 +48,8 @@ class ModelEntry(Settings):
 class DataEntry(Settings):
     """A data set with the models that were trained on it.
 
-    ``source``, ``models`` and ``anchors`` take ``${VARIABLE}`` and paths beside the grid file; see `Grid.locate`.
+    ``source``, ``models``, ``anchors`` and ``unlabelled`` take ``${VARIABLE}`` and paths beside the grid file; see
+    `Grid.locate`.
     """
 
     name: Name
@@ -57,6 +60,10 @@ class DataEntry(Settings):
         None, description="the published columns to print beside ours"
     )
     facts: Facts | None = None
+    unlabelled: str | None = Field(
+        None,
+        description="a folder, or test:N, which no row is measured on then; for rows that say unlabelled",
+    )
 
     @field_validator("models", mode="before")
     @classmethod
@@ -83,12 +90,18 @@ class MethodEntry(Settings):
     k: tuple[Count, ...] | None = Field(None, min_length=1)
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1)
     anchors: str | AnchorSource | None = Field(None, description="prototypes, or as those of the data")
+    unlabelled: bool = Field(False, description="whether the row trains on the data's unlabelled images too")
     tuned: str | None = Field(None, description="record of stakes tune, whose choice comes before settings")
 
     @property
     def row(self) -> str:
         """Name of the row."""
-        parts = [self.method, self.preset, "tuned" if self.tuned else None]
+        parts = [
+            self.method,
+            self.preset,
+            "tuned" if self.tuned else None,
+            "unlabelled" if self.unlabelled else None,
+        ]
         return self.label or "-".join(part for part in parts if part)
 
 
@@ -141,6 +154,10 @@ class Grid(Settings):
             twice = {str(name) for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"{title}: each once, but there are two of {', '.join(sorted(twice))}")
+        using = [entry.row for entry in self.methods if entry.unlabelled]
+        without = [entry.name for entry in self.data if entry.unlabelled is None]
+        if using and without:
+            raise ValueError(f"row {using[0]} wants unlabelled images, and data {without[0]} name none")
         return self
 
     def locate(self, text: str, *, strict: bool = True) -> str:
@@ -173,9 +190,11 @@ class Grid(Settings):
         for entry in self.data:
             anchors = [entry.anchors, *(row.anchors for row in self.methods)]
             files = [file for one in anchors if (file := _anchor_file(one)) is not None]
+            if entry.unlabelled is not None and not held_back(entry.unlabelled):
+                files.append(entry.unlabelled)
             for text in dict.fromkeys([entry.source, *(model.path for model in entry.models), *files]):
                 found = self.locate(text)
-                # A source or a model that is no path may be a hub id; anchors are always files.
+                # A source or a model that is no path may be a hub id; the others are always files.
                 if (found.startswith("/") or text in files) and not Path(found).exists():
                     raise DataError(
                         f"{text} of {entry.name} in grid {self.name}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stakes.anchors import Anchors, build_anchors
@@ -13,6 +13,7 @@ from stakes.bench.cells import Cell
 from stakes.bench.grid import PROTOTYPES, AnchorSource, Grid
 from stakes.data.forget import ForgetSplit, split_forget
 from stakes.data.sources import Source, open_source
+from stakes.data.unlabelled import held_back
 from stakes.errors import AnchorError, DataError
 from stakes.files import digest_file, digest_json, private_folder
 from stakes.models.checkpoint import load_checkpoint
@@ -58,8 +59,16 @@ class Opening:
             class_names=classifier.class_names,
             size=classifier.input_size,
             seed=cell.run.seed,
+            unlabelled=self._unlabelled(cell),
         )
-        return classifier, split
+        return classifier, split if cell.entry.unlabelled else replace(split, unlabelled=None)
+
+    def _unlabelled(self, cell: Cell) -> str | None:
+        """Where unlabelled images come from; those of the test split are taken out of it for every row."""
+        given = cell.data.unlabelled
+        if given is None or held_back(given):
+            return given
+        return self.grid.locate(given) if cell.entry.unlabelled else None
 
     def anchors(self, cell: Cell, classifier: Classifier, split: ForgetSplit) -> Anchors | None:
         """The anchors of a cell; None where its method uses none."""

@@ -15,6 +15,7 @@ from stakes.data.images import ImageSet, Size
 from stakes.data.names import check_same_names, checked_names, suggestion
 from stakes.data.sources import Source
 from stakes.data.splits import image_set
+from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import DataError
 from stakes.files import digest
 
@@ -30,6 +31,8 @@ class ForgetSplit:
         test: the test split, if there is one.
         retain: the rest of the training split; ``None`` where it is unknown or nothing is left. Retain
             accuracy is then unknown, which is not 0.
+        unlabelled: images from elsewhere that the model is to go on answering on as it does; their labels mean
+            nothing. Methods with probes train on them, and on nothing else here.
         spec: the request as the user wrote it.
         indices: rows of the training split, in the order of ``forget``, where it came from there.
 
@@ -42,11 +45,16 @@ class ForgetSplit:
     retain: ImageSet | None = None
     spec: str = ""
     indices: tuple[int, ...] | None = None
+    unlabelled: ImageSet | None = None
 
     def __post_init__(self) -> None:
         if len(self.forget) == 0:
             raise DataError("forget set", expected="at least one image", got="none")
-        for title, other in (("test", self.test), ("retain", self.retain)):
+        for title, other in (
+            ("test", self.test),
+            ("retain", self.retain),
+            ("unlabelled", self.unlabelled),
+        ):
             if other is None:
                 continue
             if other.class_names != self.forget.class_names:
@@ -86,7 +94,13 @@ class ForgetSplit:
 
 
 def split_forget(
-    spec: str, source: Source | None, *, class_names: Iterable[str], size: Size, seed: int = 0
+    spec: str,
+    source: Source | None,
+    *,
+    class_names: Iterable[str],
+    size: Size,
+    seed: int = 0,
+    unlabelled: str | None = None,
 ) -> ForgetSplit:
     """Split the training data as the request says.
 
@@ -107,6 +121,7 @@ def split_forget(
         class_names: the model's, in the order of its outputs. The labels are renumbered to it by name.
         size: (C, H, W) that the model takes.
         seed: for ``random:K``.
+        unlabelled: images without labels, as `stakes.data.unlabelled.open_unlabelled` takes them.
 
     Raises:
         DataError: a malformed request, a row out of range or named twice (with the line), an unknown class
@@ -128,14 +143,18 @@ def split_forget(
     test = None
     if source is not None and source.test is not None:
         test = source.test.for_classes(names).with_size(size)
+    more = None
+    if unlabelled is not None:
+        more, test = open_unlabelled(unlabelled, test, class_names=names, size=size)
     if kind == "images":
-        return ForgetSplit(_images_in(Path(value).expanduser(), names, size), test, spec=spec)
+        forget = _images_in(Path(value).expanduser(), names, size)
+        return ForgetSplit(forget, test, spec=spec, unlabelled=more)
     train = _train_of(source, spec).for_classes(names).with_size(size)
     rows = _ROWS[kind](value, train, seed)
     kept = torch.ones(len(train), dtype=torch.bool)
     kept[rows] = False
     retain = train.subset(kept) if bool(kept.any()) else None
-    return ForgetSplit(train.subset(rows), test, retain, spec, tuple(rows))
+    return ForgetSplit(train.subset(rows), test, retain, spec, tuple(rows), more)
 
 
 def _train_of(source: Source | None, spec: str) -> ImageSet:

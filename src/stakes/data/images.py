@@ -106,6 +106,10 @@ class ImageSet:
         """Give a view whose batches have another (C, H, W); always resampled from the original pixels."""
         return self._view(self._rows, self.labels, self.class_names, size)
 
+    def with_labels(self, labels: Tensor | Sequence[int]) -> ImageSet:
+        """Give a view with other labels, one an image."""
+        return self._view(self._rows, _tensor(labels, "labels"), self.class_names, self.size)
+
     def for_classes(self, class_names: Iterable[str]) -> ImageSet:
         """Give a view whose labels count in the order of ``class_names``, which must be the same names.
 
@@ -127,9 +131,13 @@ class ImageSet:
         classes, nor the size of the model changes it. Images given as floating point that is not k/255 hash
         as float32.
         """
-        pixels = self._store.pixel_hashes(self._rows.tolist())
+        pixels = self.pixel_hashes()
         names = [self.class_names[label] for label in self.labels.tolist()]
         return [digest(one, name) for one, name in zip(pixels, names, strict=True)]
+
+    def pixel_hashes(self) -> list[str]:
+        """Give one SHA-256 per image, of its decoded pixels alone: p of ``hashes``, whatever the label."""
+        return self._store.pixel_hashes(self._rows.tolist())
 
     def fingerprint(self) -> str:
         """SHA-256 of ``hashes`` in order; decodes every image the first time, then remembered."""

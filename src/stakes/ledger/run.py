@@ -51,6 +51,7 @@ def run_requests(
     together: bool = False,
     afresh: bool = False,
     reference_first: bool = False,
+    unlabelled: str | None = None,
     anchors: Anchors | None = None,
     method: str | Method[Any] = "structguard",
     preset: str | None = None,
@@ -86,6 +87,9 @@ def run_requests(
         together: all pending requests as one batch; otherwise one after another, in order.
         afresh: start from the first model, and forget what is done and what is asked.
         reference_first: hold the model to the answers of the first one.
+        unlabelled: a folder of images without labels, or ``test:N``, on which the model is to go on answering as it
+            does (`stakes.data.unlabelled`). Images that a request of this ledger forgets or has forgotten are left out
+            where their pixels are the same.
         anchors, method, preset, settings: as for `unlearn`; default the method's default preset. With a
             configured method, ``preset`` is its name for the record.
         repair_rounds: at least 0.
@@ -134,6 +138,7 @@ def run_requests(
             progress=progress,
             afresh=afresh,
             reference_first=reference_first,
+            unlabelled=unlabelled,
         )
         return _carry_out(work, together=together, abandon=abandon)
 

@@ -13,8 +13,11 @@ from stakes.anchors.anchors import Anchors
 from stakes.api import unlearn
 from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
+from stakes.data.images import ImageSet
 from stakes.data.sources import Source
+from stakes.data.unlabelled import open_unlabelled, without_twins
 from stakes.files import digest_json, write_bytes
+from stakes.inputs import refuse_unlabelled
 from stakes.ledger.errors import LedgerError
 from stakes.ledger.events import Checked, Finished, Options, Outcome, Settled, Started
 from stakes.ledger.folder import Ledger
@@ -25,7 +28,7 @@ from stakes.ledger.view import Attempt, Batch, Request, View
 from stakes.methods import Method
 from stakes.progress import Progress
 from stakes.records import Figures, Record
-from stakes.runtime import resolve_device
+from stakes.runtime import positions, resolve_device
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Work:
     progress: Progress
     afresh: bool = False
     reference_first: bool = False
+    unlabelled: str | None = None
 
     def batch(self, requests: tuple[int, ...]) -> BatchReport:
         """Carry out pending requests, or go on with those at work, until they are settled."""
@@ -78,6 +82,7 @@ class Work:
         # All of them, before anything starts: what cannot be found cannot be checked.
         concerned = [view.requests[n] for n in sorted({*requests, *_numbers(view.with_status("done"))})]
         self.found = self.gatherer.find(concerned)
+        self.given = self._unlabelled()
         while (report := self._step(requests)) is None:
             pass
         # Probes look like the images they were made from.
@@ -138,6 +143,8 @@ class Work:
         }
         if self.reference_first:
             label["reference"] = _kept_first(view, "--reference-first")
+        if self.unlabelled is not None:
+            label["unlabelled"] = self.unlabelled
         self.ledger.store.append(
             Started,
             lambda run: Started(
@@ -157,10 +164,12 @@ class Work:
         folder = self.ledger.run(started.run)
         known = [request for request in view.requests.values() if request.number <= started.known]
         names = view.images(started.forget)
+        unlabelled, test = self.given
         split = ForgetSplit(
             forget=self.gatherer.join(names, self.found),
-            test=self.gatherer.test,
+            test=test,
             retain=self.gatherer.retained(known),
+            unlabelled=unlabelled,
         )
         reference = started.label.get("reference")
         result = unlearn(
@@ -195,6 +204,18 @@ class Work:
                 record=record.digest(),
             ),
         )
+
+    def _unlabelled(self) -> tuple[ImageSet | None, ImageSet | None]:
+        """Unlabelled images, without any that a request of this ledger forgets or has forgotten; and the test set."""
+        test = self.gatherer.test
+        if self.unlabelled is None:
+            return None, test
+        refuse_unlabelled(self.method)
+        size = self.gatherer.view.created.body.input_size
+        found, test = open_unlabelled(self.unlabelled, test, class_names=self.gatherer.names, size=size)
+        gone = self.gatherer.join(sorted(self.found), self.found)
+        drawn = positions(len(found), self.run.unlabelled_most, "unlabelled images", self.run.seed)
+        return without_twins(found.subset(drawn), gone), test
 
     def _check(self, view: View, batch: Batch, attempt: Attempt) -> None:
         """Every request that is done, and those of the batch, on the new model."""
@@ -261,6 +282,8 @@ class Work:
             differ.append(f"afresh: {more} there, {self.afresh} now")
         if (held := "reference" in first.label) != self.reference_first:
             differ.append(f"reference-first: {held} there, {self.reference_first} now")
+        if first.label.get("unlabelled") != self.unlabelled:
+            differ.append(f"unlabelled: {first.label.get('unlabelled')} there, {self.unlabelled} now")
         if differ:
             raise LedgerError(
                 f"requests {', '.join(map(str, batch.requests))} are at work with other options",

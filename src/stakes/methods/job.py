@@ -13,9 +13,9 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import MethodSettings, Precision
 from stakes.data.images import ImageSet
 from stakes.errors import DataError
+from stakes.joined_probes import Probes
 from stakes.meter import Meter
 from stakes.models.classifier import Classifier
-from stakes.probe_store import ProbeSet
 from stakes.runtime import autocast, derive_seed, generator
 
 S = TypeVar("S", bound=MethodSettings)
@@ -116,7 +116,7 @@ class Job(Generic[S]):
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "fp32"
-    probes: ProbeSet | None = None
+    probes: Probes | None = None
     anchors: Anchors | None = None
     retain: ImageSet | None = None
     meter: Meter = field(default_factory=Meter)
@@ -190,7 +190,7 @@ class Job(Generic[S]):
         """How the probe set is cut into batches."""
         return self._cycle("probes", len(self.need_probes()), self.settings.probe_batch)
 
-    def need_probes(self) -> ProbeSet:
+    def need_probes(self) -> Probes:
         """The probe set of a method that declares it."""
         if self.probes is None:
             raise DataError(
@@ -237,7 +237,7 @@ class Job(Generic[S]):
     def _cycle(self, name: str, count: int, size: int) -> Batches:
         return Batches(count, min(size, count), self.seed, name)
 
-    def _batch(self, images: ImageSet | ProbeSet, batches: Batches, step: int) -> Batch:
+    def _batch(self, images: ImageSet | Probes, batches: Batches, step: int) -> Batch:
         indices = batches.at(step)
         pixels = images.batch(indices).to(self.device, non_blocking=True)
         return Batch(pixels, images.labels[indices].to(self.device), indices)

@@ -39,6 +39,10 @@ def write_card(folder: Path) -> Path:
     return path
 
 
+_NAMED = ("forget", "model", "data", "note", "reference", "unlabelled")
+"""Parts of a request that are a user's own words or places."""
+
+
 def model_card(folder: Path) -> str:
     """The card of a finished run: YAML metadata with its figures, then Markdown.
 
@@ -141,6 +145,10 @@ def _facts(record: Record, config: dict[str, Any]) -> list[tuple[str, str]]:
         ("method", record.method),
         ("preset", record.preset),
         ("request", request_kind(str(record.request.get("forget") or ""))),
+        (
+            "unlabelled images that it was held to its answers on",
+            record.unlabelled and record.unlabelled.images,
+        ),
         ("seed", record.seed),
         ("steps", f"{record.steps:,}, {record.stop_reason}"),
         ("network", _without_paths(config.get("architecture"))),
@@ -155,10 +163,10 @@ def _facts(record: Record, config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _publishable(found: list[Section], record: Record) -> tuple[list[Section], int]:
     """The findings whose words repeat nothing of the request, and how many others there are."""
-    request = {key: str(record.request.get(key) or "").strip() for key in ("forget", "model", "data", "note")}
+    request = {key: str(record.request.get(key) or "").strip() for key in _NAMED}
     kind, _, named = request["forget"].partition(":")
     # A bare word such as `digits` may be part of any sentence; a path is not.
-    words = [request[key] for key in ("model", "data", "note") if re.search(r"[/\\\s]", request[key])]
+    words = [request[key] for key in _NAMED if key != "forget" and re.search(r"[/\\\s]", request[key])]
     words += [named.strip()] if kind != "random" else []
     secret = [re.compile(rf"(?<![\w.]){re.escape(word)}(?![\w])", re.IGNORECASE) for word in words if word]
     kept = [

@@ -83,7 +83,7 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
         without_images=f"stakes show --open {shlex.quote(str(folder))}",
         costs=_costs(record),
         again=reproduction(record, folder),
-        hashes=[(key.replace("_", " "), value) for key, value in record.hashes.model_dump().items() if value],
+        hashes=[(key.replace("_", " "), value) for key, value in _hashes(record).items() if value],
         settings=listing(record.settings),
         run=listing(record.run),
         request=[(key, str(value)) for key, value in sorted(record.request.items()) if value],
@@ -121,6 +121,11 @@ def listing(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in sorted(flat(settings).items())]
 
 
+def _hashes(record: Record) -> dict[str, str | None]:
+    used = {} if record.unlabelled is None else {"unlabelled_images": record.unlabelled.hash}
+    return record.hashes.model_dump() | used
+
+
 def _asked(record: Record) -> list[tuple[str, str]]:
     request = record.request
     rows = [
@@ -140,6 +145,9 @@ def _done(record: Record) -> list[tuple[str, str]]:
         ("stopped", f"{record.stop_reason}: {_STOPS[record.stop_reason]}"),
         ("time", f"{duration(seconds)} on {record.device}"),
     ]
+    if record.unlabelled is not None:
+        where = record.request.get("unlabelled") or "given in Python"
+        rows.insert(1, ("held to its answers on", f"probes, and {record.unlabelled.said} ({where})"))
     if record.already_misclassified:
         rows.append(
             ("to start with", f"{record.already_misclassified} of the images were misclassified already")

@@ -46,6 +46,9 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
         ("--model", model),
         ("--data", data_of(request)),
         ("--forget", request["forget"]),
+        ("--reference", None if "ledger" in request else request.get("reference")),
+        ("--unlabelled", request.get("unlabelled")),
+        ("--unlabelled-most", record.run.get("unlabelled_most")),
         ("--method", record.method),
         ("--preset", preset),
         *(("--set", text) for text in sets),
@@ -64,7 +67,7 @@ def reproduction(record: Record, folder: Path) -> Reproduction:
         lines.append("--allow-pickle")
     if record.run.get("milestones"):
         lines.append("--milestones")
-    return Reproduction(" \\\n  ".join(lines), (*notes, *_run_notes(record)))
+    return Reproduction(" \\\n  ".join(lines), (*notes, *_run_notes(record), *_request_notes(record)))
 
 
 def _method_words(record: Record) -> tuple[str | None, list[str]]:
@@ -104,6 +107,26 @@ def _anchors(record: Record, folder: Path) -> tuple[str | None, list[str]]:
     return "ANCHORS.safetensors", [
         f"ANCHORS.safetensors stands for the anchors with hash {short}…, not kept in this run."
     ]
+
+
+def _request_notes(record: Record) -> list[str]:
+    """What a request names that no option of the command line says."""
+    notes = []
+    if record.hashes.reference is not None and (
+        "ledger" in record.request or "reference" not in record.request
+    ):
+        short = record.hashes.reference[:12]
+        notes.append(
+            f"It was held to the answers of the model {short}…: give its checkpoint with --reference."
+        )
+    if record.unlabelled is not None and not record.request.get("unlabelled"):
+        notes.append(f"It was given {record.unlabelled.said} in Python: name their folder with --unlabelled.")
+    if record.request.get("held_back"):
+        notes.append(
+            f"{record.request['held_back']} was held back from the test set for other rows of the bench; this command "
+            "measures on all of it."
+        )
+    return notes
 
 
 def _run_notes(record: Record) -> list[str]:

@@ -1,0 +1,117 @@
+"""Images without labels on which a model is to go on answering as it does: a folder, or part of the test split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from stakes.data.folders import images_under
+from stakes.data.images import ImageSet, Size
+from stakes.data.names import checked_names
+from stakes.data.stores import EncodedStore
+from stakes.errors import DataError
+from stakes.runtime import positions
+
+_HELD_BACK = re.compile(r"test:(.*)")
+_NUMBER = r"[0-9]{1,18}"
+
+
+def held_back(spec: str) -> bool:
+    """Whether the images are to come from the test split.
+
+    Example:
+        >>> held_back("test:500"), held_back("traffic/")
+        (True, False)
+    """
+    return _HELD_BACK.fullmatch(spec) is not None
+
+
+def number_of(spec: str) -> int | None:
+    """How many images of the test split are asked for; None where they come from a folder, or the number is none.
+
+    Example:
+        >>> number_of("test:500"), number_of("traffic/")
+        (500, None)
+    """
+    found = _HELD_BACK.fullmatch(spec)
+    return int(found[1]) if found is not None and re.fullmatch(_NUMBER, found[1]) else None
+
+
+def open_unlabelled(
+    spec: str, test: ImageSet | None, *, class_names: Iterable[str], size: Size
+) -> tuple[ImageSet, ImageSet | None]:
+    """The unlabelled images that a request names, and the test set that is left to measure on.
+
+    - ``DIR``: every image in a folder and its subfolders, whose names mean nothing.
+    - ``test:N``: N images of the test split, the same ones for every seed. They are not measured on any more: this is
+      for experiments, where no other images of the same kind are at hand.
+
+    Labels of the result are all 0 and mean nothing. Images are decoded when first used.
+
+    Raises:
+        DataError: no such folder, no image in it, no test split, or a number that leaves nothing of it.
+
+    Example:
+        >>> test = ImageSet.from_tensors(torch.rand(5, 3, 4, 4), [0] * 5, ["cat", "dog"])
+        >>> taken, left = open_unlabelled("test:2", test, class_names=["cat", "dog"], size=(3, 4, 4))
+        >>> len(taken), len(left)
+        (2, 3)
+    """
+    names = checked_names(class_names)
+    if (found := _HELD_BACK.fullmatch(spec)) is not None:
+        return _from_test(found[1], test, size)
+    return _from_folder(Path(spec).expanduser(), names, size), test
+
+
+def without_twins(images: ImageSet, forget: ImageSet) -> ImageSet:
+    """Those that do not have the very pixels of an image to forget: the old answer on it is what is to go.
+
+    A copy that was cropped, scaled or encoded anew has other pixels, and stays.
+
+    Example:
+        >>> pixels = torch.rand(3, 3, 4, 4)
+        >>> both = ImageSet.from_tensors(pixels, [0, 0, 0], ["cat", "dog"])
+        >>> len(without_twins(both, ImageSet.from_tensors(pixels[:1], [1], ["cat", "dog"])))
+        2
+    """
+    wanted = set(forget.pixel_hashes())
+    return images.subset(torch.tensor([one not in wanted for one in images.pixel_hashes()], dtype=torch.bool))
+
+
+def _from_test(number: str, test: ImageSet | None, size: Size) -> tuple[ImageSet, ImageSet]:
+    if test is None:
+        raise DataError(
+            f"unlabelled images test:{number}", expected="data with a test split", got="no test split"
+        )
+    if not re.fullmatch(_NUMBER, number) or not 0 < int(number) < len(test):
+        raise DataError(
+            "unlabelled images test:N",
+            expected=f"N from 1 to {len(test) - 1}, so that some test images are left to measure on",
+            got=repr(number),
+        )
+    taken = torch.zeros(len(test), dtype=torch.bool)
+    taken[positions(len(test), int(number), "unlabelled images of the test split")] = True
+    return _blank(test.subset(taken)).with_size(size), test.subset(~taken)
+
+
+def _from_folder(folder: Path, names: tuple[str, ...], size: Size) -> ImageSet:
+    if not folder.is_dir():
+        raise DataError(
+            f"unlabelled images {str(folder)!r}",
+            expected="a folder with image files, or test:N",
+            got="no such folder",
+        )
+    files = images_under(folder, folder)
+    if not files:
+        raise DataError(f"unlabelled images {str(folder)!r}", expected="image files", got="none in it")
+    store = EncodedStore(
+        lambda row: files[row].read_bytes(), lambda row: f"unlabelled image {files[row]}", len(files)
+    )
+    return ImageSet(store, torch.zeros(len(files), dtype=torch.int64), names, size)
+
+
+def _blank(images: ImageSet) -> ImageSet:
+    return images.with_labels(torch.zeros(len(images), dtype=torch.int64))
