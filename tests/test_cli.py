@@ -126,6 +126,34 @@ def test_a_model_that_forgot_before_aims_at_the_first(stakes_cli: Any, model: Pa
     refused(said, "nowhere")
 
 
+def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "traffic" / "monday"
+    pictures.mkdir(parents=True)
+    draws = torch.Generator().manual_seed(0)
+    for row in range(6):
+        pixels = torch.randint(256, (8, 8), generator=draws, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(pictures / f"{row}.png")
+    words = ["--unlabelled", tmp_path / "traffic", "--unlabelled-most", 5]
+    done = stakes_cli(*quick(model, tmp_path / "run", *words))
+    assert done.code == 0, done.err
+    assert "held to its answers on probes and on 5 unlabelled images" in done.out
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["unlabelled"]["images"] == 5
+    assert record["request"]["unlabelled"] == str(tmp_path / "traffic")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "probes, and 5 unlabelled images" in page
+    assert record["unlabelled"]["hash"] in page
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "unlabelled images that it was held to its answers on" in card
+    assert "traffic" not in card
+    estimate = stakes_cli(*quick(model, tmp_path / "other", *words, "--dry-run", "--json"))
+    assert estimate.code == 0, estimate.err
+    assert estimate.json["phases"]["unlabelled"]["forward"] == 5
+    refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", tmp_path / "no")), "no such folder")
+    refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", "test:0")), "N from 1 to 359")
+    assert not (tmp_path / "third").exists()
+
+
 def test_json_leaves_stdout_to_the_result(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
     done = stakes_cli(*quick(model, tmp_path / "run", "--json"))
     json.loads(done.out)

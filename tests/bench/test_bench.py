@@ -255,6 +255,33 @@ def test_a_kept_cell_opens_like_a_run(
     assert open_run(kept, model=str(home / "model"), data=str(home / "data")).record == opened.record
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_unlabelled_images_are_measured_on_by_no_row(
+    grid_of: Make, home: Path, tmp_path: Path, folder: bool
+) -> None:
+    data = digits_grid(home)["data"][0]
+    data["unlabelled"] = str(home / "data" / "test") if folder else "test:25"
+    rows = ["before", STRUCTGUARD | {"label": "without"}, STRUCTGUARD | {"unlabelled": True, "label": "with"}]
+    grid = grid_of(data=[data], methods=rows, keep_models=True)
+    report = run_bench(grid, tmp_path / "out")
+    assert not report.failed
+    found = {record.request["row"]: record for record in BenchFolder(tmp_path / "out").records().values()}
+    left = 60 if folder else 35
+    assert {record.after.test_images for record in found.values()} == {left}
+    assert {record.hashes.test_set for record in found.values()} == {found["before"].hashes.test_set}
+    used = found["with"].unlabelled
+    assert used is not None
+    assert used.images == 60 - (0 if folder else 35)
+    assert found["without"].unlabelled is None
+    assert found["with"].hashes.model_after != found["without"].hashes.model_after
+    # A kept cell opens with the test images that it was measured on.
+    for row, record in found.items():
+        (kept,) = (tmp_path / "out" / "work").glob(f"{row}_*")
+        test = open_run(kept).split.test
+        assert test is not None
+        assert test.fingerprint() == record.hashes.test_set
+
+
 def test_another_model_at_the_same_path_is_noticed(write: Write, home: Path, tmp_path: Path) -> None:
     mine, out = tmp_path / "mine", tmp_path / "out"
     shutil.copytree(home / "model", mine)

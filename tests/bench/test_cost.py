@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchkit import ADV, PROBES, Make, Write, records
+from benchkit import ADV, PROBES, STRUCTGUARD, Make, Write, digits_grid, records
 
 from stakes.bench.cells import expand
 from stakes.bench.cost import Passes, grid_cost
@@ -143,6 +143,21 @@ def test_probes_are_counted_once_at_the_largest_k(grid_of: Make) -> None:
     probes = [passes for name, passes in shared.items() if name.startswith("probes")]
     assert probes == [Passes(8 * 4 * 3, 8 * 4 * 3)] * 4, "two settings, two seeds"
     assert sum(name.startswith("original") for name in shared) == 1 + 4, "all test images, and four samples"
+
+
+def test_unlabelled_images_are_counted_where_a_row_trains_on_them(grid_of: Make, home: Path) -> None:
+    data = digits_grid(home)["data"][0] | {"unlabelled": "test:20"}
+    rows = [STRUCTGUARD, STRUCTGUARD | {"unlabelled": True}]
+    grid = grid_of(data=[data], methods=rows)
+    without, with_them = grid_cost(grid, expand(grid)).cells
+    assert without.evaluate == with_them.evaluate == Passes(60 - 20 + 2 + 40)
+    assert with_them.unlearn.forward - without.unlearn.forward >= 20
+    facts = {"train_images": 300, "test_images": 60, "classes": 10, "image_size": [1, 8, 8]}
+    told = grid_of(data=[data | {"source": "./nowhere", "facts": facts}], methods=rows)
+    assert [one.unlearn for one in grid_cost(told, expand(told)).cells] == [
+        without.unlearn,
+        with_them.unlearn,
+    ]
 
 
 def test_facts_stand_in_for_data(grid_of: Make, home: Path) -> None:

@@ -47,6 +47,21 @@ def test_the_name_follows_what_is_computed_and_nothing_else(grid_of: Make) -> No
     assert ids(grid_of()) != ids(grid_of(data=other))
 
 
+def test_unlabelled_images_name_the_rows_that_see_less_of_the_test_set(grid_of: Make) -> None:
+    def names(**more: Any) -> list[str]:
+        data = {"name": "digits", "source": "digits", "models": ["elsewhere"]} | more
+        return ids(grid_of(data=[data], methods=["before", "adv"]))
+
+    plain = names()
+    assert names(unlabelled="traffic") == plain, "no row uses them, and nothing else is another"
+    assert set(names(unlabelled="test:9")).isdisjoint(plain), "all are measured on fewer images"
+    data = [{"name": "digits", "source": "digits", "models": ["elsewhere"], "unlabelled": "test:9"}]
+    rows = ["adv", {"method": "adv", "unlabelled": True}]
+    without, with_them = expand(grid_of(data=data, methods=rows))
+    assert with_them.request["row"] == "adv-unlabelled"
+    assert (without.request["held_back"], with_them.request["unlabelled"]) == ("test:9", "test:9")
+
+
 def test_numbers_of_yaml_are_numbers(grid_of: Make, tmp_path: Path) -> None:
     text = "data: [{name: d, source: digits, models: m}]\nk: [2]\nseeds: [0]\n"
     text += "methods: [{method: adv, settings: {lr: 1e-4}}]\n"
@@ -68,6 +83,7 @@ def test_numbers_of_yaml_are_numbers(grid_of: Make, tmp_path: Path) -> None:
         ({"methods": ["before", "before"]}, ("before", "label")),
         ({"methods": [{"method": "adv", "label": "a/b"}]}, ("label",)),
         ({"methods": []}, ("methods",)),
+        ({"methods": [{"method": "adv", "unlabelled": True}]}, ("adv-unlabelled", "digits")),
         ({"metods": []}, ("metods",)),
         ({"k": [0]}, ("k.0",)),
         ({"k": [2, 2]}, ("k: each once",)),
@@ -115,6 +131,15 @@ def test_missing_files_are_named_before_work(grid_of: Make) -> None:
         grid_of(data=[data]).check_places()
     with pytest.raises(DataError, match=r"mine\.json"):
         grid_of(data=[data | {"models": ".", "anchors": {"attributes": "./mine.json"}}]).check_places()
+    with pytest.raises(DataError, match="traffic"):
+        grid_of(data=[data | {"models": ".", "unlabelled": "traffic"}]).check_places()
+    grid_of(data=[data | {"models": ".", "unlabelled": "test:5"}]).check_places()
+
+
+def test_a_row_without_probes_has_no_use_for_unlabelled_images(grid_of: Make) -> None:
+    data = {"name": "digits", "source": "digits", "models": ["m"], "unlabelled": "test:9"}
+    with pytest.raises(ConfigError, match="unlabelled images of row neggrad-unlabelled"):
+        expand(grid_of(data=[data], methods=[{"method": "neggrad", "unlabelled": True}]))
 
 
 def test_plugins(tmp_path: Path, plugin: Path, grid_of: Make) -> None:

@@ -28,9 +28,11 @@ from ledgerkit import (
 
 from stakes.data.images import ImageSet
 from stakes.data.sources import Source
+from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError
 from stakes.ledger import Ledger, LedgerError, add_request, prune_states, verify_ledger
 from stakes.ledger.states import ModelStates
+from stakes.methods import Method
 from stakes.records import Record
 
 ASKED = {row for rows in ROWS for row in rows}
@@ -112,6 +114,54 @@ def test_the_first_model_stays_the_reference(ledger: Ledger) -> None:
     ask(ledger, [20])
     with pytest.raises(LedgerError, match=r"first model of the ledger was pruned.*--reference-first"):
         carry_out(ledger, reference_first=True)
+
+
+class Probing(Solve):
+    """It says that it trains on probes, and so may be given unlabelled images."""
+
+    name, needs = "probing", frozenset({"probes"})
+
+
+def few_probes() -> Method[Any]:
+    changes = {"max_steps": 1, "probes.kind": "inverted", "probes.inversion.batch": 2}
+    return Probing.configure(
+        overrides=changes | {"probes.inversion.batches": 1, "probes.inversion.iterations": 1}
+    )
+
+
+def test_no_image_of_any_request_is_among_the_unlabelled_ones(ledger: Ledger) -> None:
+    """Where the first model's answers are the aim, one of an earlier request would come back."""
+    train = source().train
+    assert train is not None
+    data = Source(train, train.subset([0, 9, 3, 10, 11, 12]), NAMES, "tiny")
+    given, _ = open_unlabelled("test:5", data.test, class_names=NAMES, size=train.size)
+    first, second = (set(train.subset([row]).pixel_hashes()) for row in (0, 3))
+    assert first | second <= set(given.pixel_hashes())
+    more = {"data": data, "method": few_probes(), "unlabelled": "test:5", "reference_first": True}
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+        assert carry_out(ledger, **more).done
+    used = [Record.load(ledger.run(number) / "record.json").unlabelled for number in (1, 2)]
+    assert [one.images if one else None for one in used] == [4, 3]
+    assert ledger.view().attempts[1].started.body.label["unlabelled"] == "test:5"
+
+
+def test_unlabelled_images_that_are_not_there_leave_no_trace(ledger: Ledger, tmp_path: Path) -> None:
+    ask(ledger, ROWS[0])
+    before = kinds(ledger)
+    with pytest.raises(DataError, match="no such folder"):
+        carry_out(ledger, method=few_probes(), unlabelled=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="method solve: expected a method that trains on probes"):
+        carry_out(ledger, unlabelled="test:3")
+    assert kinds(ledger) == before
+    interrupted(ledger, method=few_probes(), unlabelled="test:3")
+    with pytest.raises(LedgerError, match="unlabelled: test:3 there, None now"):
+        carry_out(ledger, method=few_probes())
+    assert carry_out(ledger, method=few_probes(), unlabelled="test:3").done
+    record = Record.load(ledger.run(1) / "record.json")
+    assert record.after.test_images == 12 - 3
+    assert record.unlabelled is not None
+    assert record.unlabelled.images == 3
 
 
 def test_a_run_is_an_ordinary_run_folder(ledger: Ledger) -> None:

@@ -18,7 +18,7 @@ from stakes.config import parse_assignments
 from stakes.data import open_source
 from stakes.methods import METHODS, find_method
 from stakes.models import Classifier, build_network, save_checkpoint
-from stakes.records import Hashes, Record
+from stakes.records import Hashes, Record, Unlabelled
 from stakes.report.reproduce import reproduction
 
 HASHES = a_record().hashes.model_dump()
@@ -50,6 +50,31 @@ def test_the_command_has_what_was_asked() -> None:
     assert words["--out"] == ["runs/x-again"]
     assert "--set" not in words
     assert "--allow-pickle" not in words
+
+
+def test_what_the_model_was_held_to_is_named() -> None:
+    request = a_record().request | {"reference": "models/first", "unlabelled": "my traffic"}
+    used = Unlabelled(images=7, hash="e" * 64)
+    record = a_record(request=request, unlabelled=used, run=a_record().run | {"unlabelled_most": 7})
+    words = told(record)
+    assert words["--reference"] == ["models/first"]
+    assert words["--unlabelled"] == ["my traffic"]
+    assert words["--unlabelled-most"] == ["7"]
+    assert not {"--reference", "--unlabelled", "--unlabelled-most"} & told(a_record()).keys()
+
+
+def test_what_no_option_can_name_is_told() -> None:
+    held = Hashes(**(HASHES | {"reference": "e" * 64}))
+    in_python = a_record(hashes=held, unlabelled=Unlabelled(images=7, hash="e" * 64))
+    assert reproduction(in_python, Path("r")).notes == (
+        "It was held to the answers of the model eeeeeeeeeeee…: give its checkpoint with --reference.",
+        "It was given 7 unlabelled images in Python: name their folder with --unlabelled.",
+    )
+    ledger = a_record(hashes=held, request=a_record().request | {"ledger": "x", "reference": "e" * 64})
+    assert "--reference" not in told(ledger)
+    assert "model eeeeeeeeeeee…" in reproduction(ledger, Path("r")).notes[0]
+    other_rows = a_record(request=a_record().request | {"held_back": "test:25"})
+    assert "test:25 was held back" in reproduction(other_rows, Path("r")).notes[0]
 
 
 def test_a_cell_of_a_bench_names_files_not_names() -> None:
