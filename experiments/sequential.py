@@ -2,7 +2,7 @@
 
     python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
         [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \\
-        [--reference-first]
+        [--reference-first] [--unlabelled DIR|test:N]
 
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
@@ -62,6 +62,7 @@ def _write(given: argparse.Namespace, sequential: Ledger, together: Ledger) -> d
         "images": given.images,
         "seed": given.seed,
         "reference_first": given.reference_first,
+        "unlabelled": given.unlabelled,
         "options": attempts[1].started.body.options.model_dump(mode="json"),
         "model": sequential.view().created.body.model,
         "sequential": _rows(sequential),
@@ -79,6 +80,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--method", default="structguard")
     parser.add_argument("--reference-first", action="store_true")
+    parser.add_argument("--unlabelled")
     parser.add_argument("--half", choices=("sequential", "together"))
     for name in ("--preset", "--anchors"):
         parser.add_argument(name)
@@ -128,6 +130,7 @@ def _run(
         data=source,
         together=together,
         reference_first=given.reference_first,
+        unlabelled=given.unlabelled,
         anchors=anchors,
         method=configured,
         preset=f"{name} with changes" if name and given.assignments else name,

@@ -66,8 +66,9 @@ def unlearn(
         unlabelled: images from elsewhere, without labels, on which the model is to go on answering as it does: pixels
             (n, C, H, W) in [0, 1], or an `ImageSet` whose labels are not looked at. Traffic of the deployed model, or
             public images of the same kind, keep far more than probes alone. Methods with probes take them among
-            these, with the reference's answers as labels. An image to forget that is among them is left out where
-            its pixels are the same; copies of it are not noticed.
+            these, with the reference's answers as labels. Images to forget that are among them are left out, also
+            saved or scaled anew; where they were cut or moved that is not noticed
+            (`stakes.data.unlabelled.without_twins`).
         class_names: names of the classes where neither model nor images have them.
         out: a run folder to write, and to resume from after an interruption; None keeps everything in memory.
         cache: folder for probes and predictions.

@@ -152,7 +152,12 @@ def print_record(record: Record) -> None:
         f"method {record.method}{preset}, seed {record.seed}; {record.steps} steps, {record.stop_reason}"
     )
     if record.unlabelled is not None:
-        console.print(f"held to its answers on probes and on {record.unlabelled.said}")
+        twins = (
+            f"; {record.unlabelled.twins} left out as copies of images to forget"
+            if record.unlabelled.twins
+            else ""
+        )
+        console.print(f"held to its answers on probes and on {record.unlabelled.said}{twins}")
     if record.already_misclassified:
         console.print(f"{record.already_misclassified} of the images were misclassified before already.")
     console.print(cost_table(record))

@@ -64,7 +64,7 @@ class Unlabelled(Frozen):
 
     Attributes:
         images: how many were used.
-        twins: how many were left out, since they have the very pixels of an image to forget.
+        twins: how many were left out as copies of an image to forget.
         hash: SHA-256 of those that were used.
     """
 

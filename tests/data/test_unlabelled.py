@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -91,6 +93,50 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (inside / "link.png").symlink_to(tmp_path / "elsewhere" / "some" / "1.png")
     with pytest.raises(DataError, match="leads out of"):
         open_unlabelled(str(inside), None, class_names=NAMES, size=(3, 4, 4))
+
+
+def natural() -> ImageSet:
+    """Smooth pictures, as photographs are, of 32 × 32 pixels."""
+    draws = torch.Generator().manual_seed(3)
+    coarse = torch.rand(12, 3, 5, 5, generator=draws)
+    smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
+    return ImageSet.from_tensors((smooth * 255).round().to(torch.uint8), torch.arange(12) % 2, NAMES)
+
+
+def saved_anew(image: torch.Tensor, quality: int) -> torch.Tensor:
+    kept = io.BytesIO()
+    Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(
+        kept, "JPEG", quality=quality
+    )
+    return torch.from_numpy(np.array(Image.open(kept))).permute(2, 0, 1).float() / 255
+
+
+def test_copies_that_were_saved_or_scaled_anew_or_mirrored_are_noticed() -> None:
+    images = natural()
+    forget, others = images.subset(range(4)), images.batch(range(4, 12))
+    one, two, three, four = forget.batch(slice(None))
+    larger = torch.nn.functional.interpolate(three[None], scale_factor=2, mode="bilinear")
+    smaller = torch.nn.functional.interpolate(larger, size=32, mode="bilinear", antialias=True)[0]
+    copies = torch.stack([saved_anew(one, 60), two.flip(-1), smaller, saved_anew(four.flip(-1), 80)])
+    given = ImageSet.from_tensors(torch.cat([copies, others]), [0] * 12, NAMES)
+    assert set(given.pixel_hashes()).isdisjoint(forget.pixel_hashes())
+    left = without_twins(given, forget)
+    assert torch.equal(left.batch(slice(None)), others)
+
+
+def test_others_that_are_like_it_stay() -> None:
+    images = natural()
+    forget, moved = images.subset([0]), images.batch([0]).roll(4, -1)
+    assert len(without_twins(ImageSet.from_tensors(moved, [0], NAMES), forget)) == 1
+    assert len(without_twins(images.subset(range(1, 12)), forget)) == 11
+
+
+def test_blocks_find_what_one_pass_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = natural()
+    whole = without_twins(images, images.subset([1, 7])).pixel_hashes()
+    monkeypatch.setattr("stakes.data.unlabelled._TOGETHER", 2)
+    assert without_twins(images, images.subset([1, 7])).pixel_hashes() == whole
+    assert len(whole) == 10
 
 
 def test_twins_go_whatever_their_label_and_others_stay() -> None:

@@ -15,6 +15,12 @@ from stakes.data.stores import EncodedStore
 from stakes.errors import DataError
 from stakes.runtime import positions
 
+NEAR = 0.045
+"""Root mean square difference of two images' pixels in [0, 1] up to which one is taken for a copy of the other. JPEG of
+quality 75 changes photographs of 32 × 32 pixels by .025, of quality 50 by .035 (medians). The nearest of 2,000 test images
+of CIFAR-10 to any of 768 training images was .063 away, the nearest of 500 faces to any of 192 was .050."""
+
+_TOGETHER = 256
 _HELD_BACK = re.compile(r"test:(.*)")
 _NUMBER = r"[0-9]{1,18}"
 
@@ -67,9 +73,14 @@ def open_unlabelled(
 
 
 def without_twins(images: ImageSet, forget: ImageSet) -> ImageSet:
-    """Those that do not have the very pixels of an image to forget: the old answer on it is what is to go.
+    """Those that are no copies of an image to forget: the old answer on it is what is to go.
 
-    A copy that was cropped, scaled or encoded anew has other pixels, and stays.
+    A copy has the very pixels of the image, or, at the size that the model takes, differs from it or from its mirror
+    image by at most `NEAR`, as most do after saving them anew (JPEG, quality 50 and better) or scaling them there and
+    back. One that was cut, moved, or lit anew is not noticed.
+
+    Raises:
+        DataError: an image that cannot be decoded.
 
     Example:
         >>> pixels = torch.rand(3, 3, 4, 4)
@@ -78,7 +89,20 @@ def without_twins(images: ImageSet, forget: ImageSet) -> ImageSet:
         2
     """
     wanted = set(forget.pixel_hashes())
-    return images.subset(torch.tensor([one not in wanted for one in images.pixel_hashes()], dtype=torch.bool))
+    apart = torch.tensor([one not in wanted for one in images.pixel_hashes()], dtype=torch.bool)
+    for some in _blocks(forget):
+        gone = forget.batch(some)
+        both = torch.cat([gone, gone.flip(-1)]).flatten(1)
+        for rows in _blocks(images):
+            pixels = images.batch(rows).flatten(1)
+            nearest = torch.cdist(pixels, both).amin(dim=1) / pixels.shape[1] ** 0.5
+            apart[rows] &= nearest > NEAR
+    return images.subset(apart)
+
+
+def _blocks(images: ImageSet) -> list[slice]:
+    """A few hundred images at a time, so that memory stays bounded."""
+    return [slice(start, min(start + _TOGETHER, len(images))) for start in range(0, len(images), _TOGETHER)]
 
 
 def _from_test(number: str, test: ImageSet | None, size: Size) -> tuple[ImageSet, ImageSet]:

@@ -88,8 +88,8 @@ def run_requests(
         afresh: start from the first model, and forget what is done and what is asked.
         reference_first: hold the model to the answers of the first one.
         unlabelled: a folder of images without labels, or ``test:N``, on which the model is to go on answering as it
-            does (`stakes.data.unlabelled`). Images that a request of this ledger forgets or has forgotten are left out
-            where their pixels are the same.
+            does (`stakes.data.unlabelled`). Copies of images that a request of this ledger forgets or has forgotten are
+            left out.
         anchors, method, preset, settings: as for `unlearn`; default the method's default preset. With a
             configured method, ``preset`` is its name for the record.
         repair_rounds: at least 0.

@@ -147,7 +147,9 @@ def _done(record: Record) -> list[tuple[str, str]]:
     ]
     if record.unlabelled is not None:
         where = record.request.get("unlabelled") or "given in Python"
-        rows.insert(1, ("held to its answers on", f"probes, and {record.unlabelled.said} ({where})"))
+        twins = f"; {record.unlabelled.twins:,} were left out as copies of images to forget"
+        said = f"probes, and {record.unlabelled.said} ({where}){twins if record.unlabelled.twins else ''}"
+        rows.insert(1, ("held to its answers on", said))
     if record.already_misclassified:
         rows.append(
             ("to start with", f"{record.already_misclassified} of the images were misclassified already")
