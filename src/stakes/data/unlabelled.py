@@ -17,8 +17,8 @@ from stakes.runtime import positions
 
 NEAR = 0.045
 """Root mean square difference of two images' pixels in [0, 1] up to which one is taken for a copy of the other. JPEG of
-quality 75 changes photographs of 32 × 32 pixels by .025, of quality 50 by .035 (medians). The nearest of 2,000 test images
-of CIFAR-10 to any of 768 training images was .063 away, the nearest of 500 faces to any of 192 was .050."""
+quality 75 changes photographs of 32 × 32 pixels by .025, of quality 50 by .035 (medians). The nearest of 2,000 test
+images of CIFAR-10 to any of 768 training images was .063 away, the nearest of 500 faces to any of 192 was .050."""
 
 _TOGETHER = 256
 _HELD_BACK = re.compile(r"test:(.*)")
