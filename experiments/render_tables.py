@@ -120,6 +120,7 @@ def _block(name: str) -> str:
         "readme": readme,
         "speed": speed,
         "milestones": milestones,
+        "unlabelled": unlabelled,
         "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
         "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
     }
@@ -224,6 +225,35 @@ def milestones() -> str:
         lost = (run.before.test_accuracy or 0.0) - (run.after.test_accuracy or 0.0)
         lines.append("| " + " | ".join([*cells, f"{lost:.1f} ({run.steps})"]) + " |")
     return "\n".join(lines)
+
+
+def unlabelled() -> str:
+    """Presets with and without unlabelled images, points lost and copies left."""
+    lines = [
+        "| | k | preset | n | test lost | without | retain lost | without | changed | without |",
+        "|---" * 10 + "|",
+    ]
+    for data, table_of in (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10")):
+        with_them = grouped(records(RESULTS / f"unlabelled-{data}"))
+        without = grouped(records(RESULTS / table_of))
+        for (name, k), runs in sorted(with_them.items(), key=lambda pair: (pair[0][0], pair[0][1])):
+            others = without.get((name, k), [])
+            cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs))]
+            for side in ("test_accuracy", "retain_accuracy"):
+                cells += [spread(_lost(some, side)) if some else "" for some in (runs, others)]
+            cells += [_changed(some) for some in (runs, others)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _lost(runs: list[Record], side: str) -> list[float]:
+    return [getattr(run.before, side) - getattr(run.after, side) for run in runs]
+
+
+def _changed(runs: list[Record]) -> str:
+    """Everyday copies that are left, where every run was audited."""
+    found = [run.analyses["changes"]["mean_after"] or 0.0 for run in runs if "changes" in run.analyses]
+    return spread(found, digits=1) if runs and len(found) == len(runs) else ""
 
 
 def tuned(folder: str, *searches: str) -> str:

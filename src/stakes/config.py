@@ -5,7 +5,6 @@ A method's own settings stand in its own file as a subclass of `MethodSettings`;
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -21,10 +20,10 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from stakes.errors import ConfigError
-from stakes.schema_words import accepted
+from stakes.setting_words import refused, unknown
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -200,42 +199,7 @@ def build(kind: type[S], data: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(data))
     except pydantic.ValidationError as error:
-        raise _refused(kind, error.errors()[0]) from None
-
-
-def _refused(kind: type[Settings], first: Mapping[str, Any]) -> ConfigError:
-    """A wrong value as our error: what the setting takes, what came, and what the setting is."""
-    place = [str(part) for part in first["loc"]]
-    owner, where = _within(kind, place[:-1]), ".".join(place)
-    if owner is not None and first["type"] == "extra_forbidden":
-        return _unknown(where, owner.model_fields, kind.__name__)
-    takes, text = _said_of(owner, place[-1]) if owner is not None and place else ("", "")
-    # A check of our own says what is wrong better than the type does.
-    if not takes or first["type"] not in get_args(core_schema.ErrorType):
-        takes = first["msg"][:1].lower() + first["msg"][1:]
-    got = "none" if first["type"] == "missing" else repr(first.get("input"))
-    return ConfigError(f"setting {where!r} of {kind.__name__}", expected=takes, got=got, fix=text)
-
-
-def _within(kind: type[Settings], place: Sequence[str]) -> type[Settings] | None:
-    """The settings at a place of ``kind``; None where these are not settings of their own, as in a list."""
-    for name in place:
-        field = kind.model_fields.get(name)
-        inner = field.annotation if field is not None else None
-        if not isinstance(inner, type) or not issubclass(inner, Settings):
-            return None
-        kind = inner
-    return kind
-
-
-def _said_of(kind: type[Settings], name: str) -> tuple[str, str]:
-    """What a setting takes, and what it is; empty where nothing says so."""
-    field = kind.model_fields.get(name)
-    if field is None:
-        return "", ""
-    text = field.description or ""
-    schema = kind.model_json_schema()["properties"][name]
-    return accepted(schema), f"{text[:1].upper()}{text[1:]}." if text else ""
+        raise refused(kind, error.errors()[0]) from None
 
 
 def chosen(what: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:
@@ -307,19 +271,8 @@ def _place(data: dict[str, Any], key: str, value: Any, owner: str) -> None:
     here: Any = data
     for name in parents:
         if not isinstance(here, dict) or name not in here:
-            raise _unknown(key, here, owner)
+            raise unknown(key, here, owner)
         here = here[name]
     if not isinstance(here, dict) or last not in here:
-        raise _unknown(key, here, owner)
+        raise unknown(key, here, owner)
     here[last] = value
-
-
-def _unknown(key: str, here: Any, owner: str) -> ConfigError:
-    names = sorted(here) if isinstance(here, Mapping) else []
-    near = difflib.get_close_matches(key.rpartition(".")[2], names)
-    return ConfigError(
-        f"unknown setting {key!r} of {owner}",
-        expected=f"one of {', '.join(names) or 'none below that'}",
-        got=repr(key),
-        fix=f"Did you mean {' or '.join(near)}?" if near else "",
-    )

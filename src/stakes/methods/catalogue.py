@@ -9,7 +9,7 @@ from typing import Any
 
 from stakes.config import Settings
 from stakes.methods.base import Method
-from stakes.schema_words import accepted
+from stakes.setting_words import accepted
 
 
 @dataclass(frozen=True)
