@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from stakes.api import unlearn
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
+from stakes.data.unlabelled import kept_apart
 from stakes.errors import ConfigError, DataError, RunFolderError
 from stakes.records import Record
+from stakes.report.figures import price
 from stakes.unlearning import Unlearned
 from tinydigits import FEW_INVERTED, FEW_PROBES, NAMES, anchors, digits_model, known, sets, split
 
@@ -121,13 +123,37 @@ def test_images_that_are_measured_on_as_well_are_told_of(tmp_path: Path) -> None
     )
 
 
+def test_without_a_test_set_a_fifth_is_kept_apart_and_measured_on(both: Any, tmp_path: Path) -> None:
+    alone = ForgetSplit(split().forget, unlabelled=given())
+    result = unlearn(digits_model("resnet10"), alone, cache=tmp_path, settings=SETTINGS, device="cpu")
+    used = result.record.unlabelled
+    assert used is not None
+    assert (used.images, used.apart, used.twins) == (80, 20, 0)
+    rest, apart = kept_apart(given(), seed=0)
+    assert apart is not None
+    assert used.hash == rest.fingerprint()
+    assert set(rest.pixel_hashes()).isdisjoint(apart.pixel_hashes())
+    pixels = apart.batch(slice(None))
+    alike = digits_model("resnet10")(pixels).argmax(1) == result.classifier(pixels).argmax(1)
+    assert used.agreement == pytest.approx(100 * float(alike.float().mean()))
+    assert price(result.record.before, result.record.after, used).startswith("It answers as before on ")
+    with_test = both[2].record.unlabelled
+    assert (with_test.apart, with_test.agreement, with_test.agrees) == (0, None, "")
+
+
+def test_few_images_are_all_trained_on() -> None:
+    assert kept_apart(given(4), seed=0)[1] is None
+    many, apart = kept_apart(given(5), seed=0)
+    assert (len(many), len(apart or ())) == (4, 1)
+
+
 def test_pixels_alone_will_do(tmp_path: Path) -> None:
     model, images = digits_model("resnet10"), known().subset(range(3))
     short = {"settings": SETTINGS | {"settle": 2, "max_steps": 4}, "device": "cpu", "cache": tmp_path}
     pair = (images.batch(slice(None)), images.labels)
     result = unlearn(model, pair, unlabelled=given(8).batch(slice(None)), **short)
     assert result.record.unlabelled is not None
-    assert result.record.unlabelled.images == 8
+    assert result.record.unlabelled.images + result.record.unlabelled.apart == 8
     with pytest.raises(DataError, match="inside the ForgetSplit"):
         unlearn(model, split(), unlabelled=given(8), **short)
 

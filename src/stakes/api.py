@@ -68,7 +68,8 @@ def unlearn(
             public images of the same kind, keep far more than probes alone. Methods with probes take them among
             these, with the reference's answers as labels. Images to forget that are among them are left out, also
             saved or scaled anew; where they were cut or moved that is not noticed
-            (`stakes.data.unlabelled.without_twins`).
+            (`stakes.data.unlabelled.without_twins`). Where there is no test set, a fifth of them is kept apart, and
+            the record says on how many of these the model answers as before.
         class_names: names of the classes where neither model nor images have them.
         out: a run folder to write, and to resume from after an interruption; None keeps everything in memory.
         cache: folder for probes and predictions.

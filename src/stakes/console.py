@@ -158,6 +158,8 @@ def print_record(record: Record) -> None:
             else ""
         )
         console.print(f"held to its answers on probes and on {record.unlabelled.said}{twins}")
+        if record.unlabelled.agrees:
+            console.print(record.unlabelled.agrees)
     if record.already_misclassified:
         console.print(f"{record.already_misclassified} of the images were misclassified before already.")
     console.print(cost_table(record))

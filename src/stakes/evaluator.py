@@ -72,6 +72,23 @@ class Evaluator:
         counts = {f"{name}_images": len(images) for name, images in present.items()}
         return Figures(**measured, **counts)
 
+    def agreement(self, one: Classifier, other: Classifier, images: ImageSet, phase: str) -> float:
+        """On how many images two classifiers answer alike, percent; labels are not looked at.
+
+        Args:
+            phase: name under which passes and progress are counted.
+        """
+        answers: list[Tensor] = []
+        with self.meter.phase(phase), spread():
+            for done, classifier in enumerate((one, other)):
+                total = 2 * len(images)
+                answers.append(
+                    self._predict(
+                        classifier.to(self.device), images, phase, done * len(images), total, cached=False
+                    )
+                )
+        return accuracy(answers[1], answers[0])
+
     def _sampled(self, retain: ImageSet | None) -> ImageSet | None:
         if retain is None or self.retain_sample is None:
             return retain

@@ -66,16 +66,30 @@ class Unlabelled(Frozen):
         images: how many were used.
         twins: how many were left out as copies of an image to forget.
         hash: SHA-256 of those that were used.
+        apart: how many others were kept apart to measure on, where there is no test set.
+        agreement: on how many of these the saved model answers as the one whose answers were to be kept, percent.
     """
 
     images: int
     twins: int = 0
     hash: str
+    apart: int = 0
+    agreement: float | None = Field(None, ge=0, le=100)
 
     @property
     def said(self) -> str:
         """How many, for people."""
         return f"{self.images:,} unlabelled image{'' if self.images == 1 else 's'}"
+
+    @property
+    def agrees(self) -> str:
+        """What was measured on those kept apart, as a sentence; empty where there are none."""
+        if self.agreement is None:
+            return ""
+        return (
+            f"It answers as before on {self.agreement:.2f} % of {self.apart:,} unlabelled "
+            f"image{'' if self.apart == 1 else 's'} kept apart."
+        )
 
 
 class Record(Frozen):

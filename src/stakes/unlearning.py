@@ -16,6 +16,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
+from stakes.data.unlabelled import kept_apart
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
@@ -85,6 +86,9 @@ class Unlearning:
         refuse_mismatch(self.original, self.split.forget)
         self.kept = self._kept()
         self.unlabelled = usable_unlabelled(self.split, self.method, self.run.unlabelled_most, self.run.seed)
+        self.apart: ImageSet | None = None
+        if self.unlabelled is not None and self.split.test is None:
+            self.unlabelled, self.apart = kept_apart(self.unlabelled, self.run.seed)
         if "retain" in self.method.needs and self.split.retain is None:
             raise DataError(
                 f"method {self.method.name}",
@@ -161,7 +165,9 @@ class Unlearning:
         outcome = self._unlearn(probes, history)
         deployed = self._saved(outcome.classifier)
         after = evaluator.figures(deployed, self.split, "evaluate after")
-        record = current().from_main(lambda: self._record(before, after, outcome, probes, deployed))
+        agreement = evaluator.agreement(self.kept, deployed, self.apart, "agreement") if self.apart else None
+        used = self._unlabelled_used(agreement)
+        record = current().from_main(lambda: self._record(before, after, outcome, probes, deployed, used))
         if self.folder:
             history = self.folder.history()
             self.folder.finish(record)
@@ -310,7 +316,13 @@ class Unlearning:
         return bare.to_network()
 
     def _record(
-        self, before: Figures, after: Figures, outcome: Outcome, probes: Probes | None, deployed: Classifier
+        self,
+        before: Figures,
+        after: Figures,
+        outcome: Outcome,
+        probes: Probes | None,
+        deployed: Classifier,
+        unlabelled: Unlabelled | None,
     ) -> Record:
         split = self.split
         right = before.forget_accuracy * before.forget_images / 100
@@ -347,18 +359,24 @@ class Unlearning:
                 probes=probes.fingerprint() if probes is not None else None,
                 reference=self._reference_fingerprint(),
             ),
-            unlabelled=self._unlabelled_used(),
+            unlabelled=unlabelled,
             versions=versions(),
             device=device_name(self.device),
             notes=notes(split, self.unlabelled),
         )
 
-    def _unlabelled_used(self) -> Unlabelled | None:
+    def _unlabelled_used(self, agreement: float | None) -> Unlabelled | None:
         if self.unlabelled is None or self.split.unlabelled is None:
             return None
         drawn = min(len(self.split.unlabelled), self.run.unlabelled_most)
-        used = len(self.unlabelled)
-        return Unlabelled(images=used, twins=drawn - used, hash=self.unlabelled.fingerprint())
+        used, apart = len(self.unlabelled), len(self.apart or ())
+        return Unlabelled(
+            images=used,
+            twins=drawn - used - apart,
+            hash=self.unlabelled.fingerprint(),
+            apart=apart,
+            agreement=agreement,
+        )
 
 
 @dataclass(frozen=True)

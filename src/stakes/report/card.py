@@ -62,7 +62,7 @@ def model_card(folder: Path) -> str:
             method=record.method,
             verdict=record.verdict,
             images=_images(record),
-            price=price(record.before, record.after),
+            price=price(record.before, record.after, record.unlabelled),
             accuracies=[accuracy_row(name, record.before, record.after) for name in ACCURACIES],
             audit=kept,
             withheld=withheld,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stakes.records import Figures
+from stakes.records import Figures, Unlabelled
 from stakes.report.formatting import percent, points
 
 ACCURACIES = ("test", "retain", "forget")
@@ -24,15 +24,18 @@ def accuracy_row(name: str, before: Figures, after: Figures) -> dict[str, Any]:
     }
 
 
-def price(before: Figures, after: Figures) -> str:
-    """What the forgetting cost, in a sentence that stands beside the verdict."""
+def price(before: Figures, after: Figures, unlabelled: Unlabelled | None = None) -> str:
+    """What the forgetting cost, in a sentence that stands beside the verdict, and another of unlabelled images."""
+    agrees = unlabelled.agrees if unlabelled is not None else ""
     parts = [
         f"{name} accuracy from {percent(first)} to {percent(last)} ({points(first, last)} points)"
         for name in ("test", "retain")
         for first, last in [(getattr(before, f"{name}_accuracy"), getattr(after, f"{name}_accuracy"))]
         if first is not None and last is not None
     ]
+    if not parts and agrees:
+        return f"{agrees} There were no other images with labels to measure on."
     if not parts:
         return "What it cost the model is unknown: there were no other images to measure on."
     text = " and ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[0].upper()}{text[1:]}. {agrees}".rstrip()

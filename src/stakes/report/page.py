@@ -70,7 +70,7 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
         "run.html.j2",
         record=record,
         made=moment(record.created),
-        price=price(record.before, record.after),
+        price=price(record.before, record.after, record.unlabelled),
         audit=audit_of(found),
         to_audit=f"stakes audit {shlex.quote(str(folder))}",
         asked=_asked(record),
