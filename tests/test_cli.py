@@ -6,12 +6,15 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from PIL import Image
+from rich.text import Text
 from safetensors.torch import load_file, save_file
 
 import stakes
@@ -152,6 +155,20 @@ def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path:
     refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", tmp_path / "no")), "no such folder")
     refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", "test:0")), "N from 1 to 359")
     assert not (tmp_path / "third").exists()
+
+
+def test_no_word_of_the_help_is_taken_for_markup() -> None:
+    """A word in square brackets would be a style, and not be shown."""
+
+    def helps(command: Any, path: str) -> Iterator[tuple[str, str]]:
+        yield path, command.help or ""
+        yield from ((f"{path} {one.name}", getattr(one, "help", None) or "") for one in command.params)
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from helps(inner, f"{path} {name}")
+
+    found = dict(helps(typer.main.get_command(cli.app), "stakes"))
+    assert len(found) > 150
+    assert [path for path, text in found.items() if Text.from_markup(text).plain != text] == []
 
 
 def test_json_leaves_stdout_to_the_result(stakes_cli: Any, model: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def audit(
         str | None,
         typer.Option(
             "--attacks",
-            help="Some of changes,membership,relearning,linear-probe,distance [all that are possible].",
+            help="Some of changes,membership,relearning,linear-probe,distance; left out, all that are possible.",
         ),
     ] = None,
     reference: Annotated[

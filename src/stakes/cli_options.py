@@ -60,7 +60,7 @@ PluginsOption = Annotated[
     typer.Option("--plugins", help="Python file with methods of your own. It is run. Any number."),
 ]
 AttributesOption = Annotated[
-    Path | None, typer.Option("--attributes", help="JSON file {class: [attribute, …]}.")
+    Path | None, typer.Option("--attributes", help="JSON file: class names, each with a list of attributes.")
 ]
 AnchorsOption = Annotated[
     Path | None,

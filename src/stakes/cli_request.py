@@ -228,7 +228,8 @@ def run(
 def verify(
     ledger: LedgerArgument,
     model: Annotated[
-        str | None, typer.Option("--model", help="The deployed checkpoint [the ledger's current state].")
+        str | None,
+        typer.Option("--model", help="The deployed checkpoint; left out, the ledger's current state."),
     ] = None,
     data: DataOption = None,
     images: ImagesOption = None,

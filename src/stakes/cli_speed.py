@@ -46,7 +46,7 @@ def bench_speed(
         list[str] | None,
         typer.Option(
             "--variant",
-            help="METHOD or METHOD:PRESET, any number; the last is the reference [structguard, l2ul].",
+            help="METHOD or METHOD:PRESET, any number; the last is the reference (default: structguard, l2ul).",
         ),
     ] = None,
     steps: Annotated[
