@@ -130,7 +130,10 @@ def _asked(record: Record) -> list[tuple[str, str]]:
     request = record.request
     rows = [
         ("forget", f"{record.after.forget_images:,} images ({request.get('forget') or 'given in Python'})"),
-        ("of the data", request.get("data") or "given in Python"),
+        (
+            "of the data",
+            request.get("data") or ("none were given" if request.get("forget") else "given in Python"),
+        ),
         ("in the model", request.get("model") or "given in Python"),
         ("note", request.get("note") or ""),
     ]
