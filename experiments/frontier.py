@@ -1,11 +1,13 @@
 """The frontier: what is kept of the model against the number of images forgotten, as a table and a picture.
 
-    python experiments/frontier.py --out docs/images/frontier.svg experiments/results/table2-cifar10 [FOLDER …]
+    python experiments/frontier.py --out docs/images/frontier.svg experiments/results/table2-cifar10 \\
+        experiments/results/unlabelled-cifar10
 
 Each folder holds records of runs (JSON) on one model; runs of one method, preset and k are averaged over seeds. The
 picture shows 100 · test accuracy after / before, since the paper's BEFORE is another model, with the paper's figures
-dotted; a method is drawn where it forgot every image with every seed, rows with tuned settings are not. The legend has
-the order of the lines at the least k. The table goes to standard output, in Markdown.
+dotted; runs with unlabelled images, another regime, are dashed. A method is drawn where it forgot every image with all
+seeds, rows with tuned settings are not. The legend has the order of the lines at the least k. The table goes to
+standard output, in Markdown.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from stakes.records import Record
 Group = tuple[str, int]  # name of method and preset, k
 INKS = {
     "structguard default": BLUE,
+    "structguard default with unlabelled images": BLUE,
     "structguard thorough": "#1b2a6b",
     "structguard paper": VERMILLION,
     "structguard authors": ORANGE,
@@ -39,6 +42,7 @@ INKS = {
 }
 MARKERS = {
     "structguard default": "o",
+    "structguard default with unlabelled images": "o",
     "structguard thorough": "h",
     "structguard paper": "s",
     "structguard authors": "^",
@@ -72,7 +76,8 @@ def grouped(found: object) -> dict[Group, list[Record]]:
     groups: dict[Group, list[Record]] = defaultdict(list)
     for record in found:  # type: ignore[attr-defined]
         tuned = "tuned" if str(record.request.get("row")).endswith("-tuned") else None
-        name = " ".join(part for part in (record.method, record.preset, tuned) if part)
+        given = "with unlabelled images" if record.unlabelled is not None else None
+        name = " ".join(part for part in (record.method, record.preset, tuned, given) if part)
         groups[name, record.after.forget_images].append(record)
     return dict(sorted(groups.items()))
 
@@ -139,7 +144,8 @@ def draw(groups: dict[Group, list[Record]], published: str, out: Path) -> None:
         ks, means = [k for k, _ in points], [mean(values) for _, values in points]
         bars = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
         look: dict[str, Any] = {"color": INKS.get(name, GREY), "marker": MARKERS.get(name, "o"), "lw": 1.5}
-        look |= {"lw": 2.5} if name == "structguard default" else {}
+        look |= {"lw": 2.5} if name.startswith("structguard default") else {}
+        look |= {"ls": "--", "mfc": "white"} if name.endswith("images") else {}
         axis.errorbar(ks, means, bars, capsize=3, label=f"{name}, measured", **look)
     paper = PUBLISHED[published]
     before = paper.values["test"]["before"]

@@ -237,7 +237,7 @@ def unlabelled() -> str:
         with_them = grouped(records(RESULTS / f"unlabelled-{data}"))
         without = grouped(records(RESULTS / table_of))
         for (name, k), runs in sorted(with_them.items(), key=lambda pair: (pair[0][0], pair[0][1])):
-            others = without.get((name, k), [])
+            others = without.get((name.removesuffix(" with unlabelled images"), k), [])
             cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs))]
             for side in ("test_accuracy", "retain_accuracy"):
                 cells += [spread(_lost(some, side)) if some else "" for some in (runs, others)]

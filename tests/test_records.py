@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from stakes.console import keep_more
 from stakes.errors import RunFolderError
-from stakes.records import Figures, Hashes, Phase, Record
+from stakes.records import Figures, Hashes, Phase, Record, Unlabelled
 
 
 @pytest.fixture
@@ -136,3 +137,34 @@ def test_the_verdict_counts_like_people(record, images, share, said):
         update={"after": after, "forgotten": share == 0.0, "steps": 7, "stop_reason": "step limit"}
     )
     assert changed.verdict == said
+
+
+def test_unlabelled_images_stand_in_a_record_only_where_there_are_some(record, tmp_path):
+    assert "unlabelled" not in record.model_dump()
+    used = Unlabelled(images=1000, hash="e" * 64, apart=200, agreement=98.5)
+    more = record.model_copy(update={"unlabelled": used})
+    assert more.digest() != record.digest()
+    more.save(tmp_path / "record.json")
+    assert Record.load(tmp_path / "record.json").unlabelled == used
+    assert used.said == "1,000 unlabelled images"
+    assert used.agrees == "It answers as before on 98.50 % of 200 unlabelled images kept apart."
+
+
+@pytest.mark.parametrize(
+    ("lost", "changes", "told"),
+    [
+        (2.0, {}, True),
+        (0.5, {}, False),
+        (2.0, {"unlabelled": {"images": 3, "hash": "e"}}, False),
+        (2.0, {"hashes": {"model_before": "a", "model_after": "b", "forget_set": "c"}}, False),
+        (None, {}, False),
+    ],
+)
+def test_who_lost_much_is_told_what_may_keep_more(record, lost, changes, told):
+    before, after = (
+        Figures(test_accuracy=None if lost is None else test, forget_accuracy=0.0, forget_images=1)
+        for test in (90.0, 90.0 - (lost or 0.0))
+    )
+    hashes = record.hashes.model_dump() | {"probes": "p"}
+    data = record.model_dump() | {"before": before, "after": after, "hashes": hashes} | changes
+    assert bool(keep_more(Record.model_validate(data))) == told

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SHOWN = {"loss": "loss {:.3f}", "forget_accuracy": "forget {:.1f} %", "test_accuracy": "test {:.1f} %"}
 
+MUCH = 1.0  # points of accuracy lost that are worth a hint
+
 
 @contextmanager
 def live_progress(*, quiet: bool = False) -> Iterator[ProgressCall]:
@@ -165,6 +167,23 @@ def print_record(record: Record) -> None:
     console.print(cost_table(record))
     for note in record.notes:
         console.print(f"note: {note}")
+    if hint := keep_more(record):
+        console.print(hint)
+
+
+def keep_more(record: Record) -> str:
+    """What would let a model keep more, where it lost much and had no more than probes to go by; else nothing."""
+    lost = [
+        first - last
+        for first, last in (
+            (record.before.test_accuracy, record.after.test_accuracy),
+            (record.before.retain_accuracy, record.after.retain_accuracy),
+        )
+        if first is not None and last is not None
+    ]
+    if record.hashes.probes is None or record.unlabelled is not None or max(lost, default=0.0) < MUCH:
+        return ""
+    return "It may keep more with images that need no labels: name a folder of them with --unlabelled."
 
 
 def _percent(value: float | None) -> str:
