@@ -76,6 +76,7 @@ def test_digest_covers_all_but_what_may_differ_between_two_equal_runs(record, na
         "already_misclassified": 1,
         "hashes": Hashes(model_before="a", model_after="x", forget_set="c"),
         "notes": ("a",),
+        "unlabelled": Unlabelled(images=3, hash="e"),
         **VOLATILE,
     }
     other = record.model_copy(update={name: changed[name]})
