@@ -73,7 +73,7 @@ UnlabelledOption = Annotated[
     str | None,
     typer.Option(
         "--unlabelled",
-        help="Folder of images without labels to go on answering on as now (traffic, public images), or test:N.",
+        help="Folder of images without labels, like those the model sees, to go on answering on as now; or test:N.",
     ),
 ]
 UnlabelledMostOption = Annotated[
