@@ -103,6 +103,18 @@ def test_an_image_to_forget_among_them_is_left_out(tmp_path: Path) -> None:
         run(tmp_path, forget)
 
 
+def test_interrupted_it_goes_on_to_the_same_model(both: Any, tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int, **_: float) -> None:
+        if phase == "unlearn" and done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, given(), out=tmp_path / "run", progress=stop, checkpoint_seconds=0.01)
+    assert (tmp_path / "run" / "state" / "job.pt").is_file()
+    resumed = run(tmp_path, given(), out=tmp_path / "run")
+    assert resumed.record.digest() == both[2].record.digest()
+
+
 def test_no_more_than_the_most_are_taken(tmp_path: Path) -> None:
     result = run(tmp_path, given(60), unlabelled_most=25)
     used = result.record.unlabelled
