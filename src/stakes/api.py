@@ -64,8 +64,8 @@ def unlearn(
         settings: dotted overrides, for example ``{"probes.epsilon": 1.0}``.
         test, retain: images to measure on; never trained on, except ``retain`` by methods that say they need it.
         unlabelled: images from elsewhere, without labels, on which the model is to go on answering as it does: pixels
-            (n, C, H, W) in [0, 1], or an `ImageSet` whose labels are not looked at. Traffic of the deployed model lets it
-            keep far more than probes alone; images of another kind may do harm. Methods with probes take them among
+            (n, C, H, W) in [0, 1], or an `ImageSet` whose labels are not looked at. Traffic of the deployed model lets
+            it keep far more than probes alone; images of another kind may do harm. Methods with probes take them among
             these, with the reference's answers as labels. Images to forget that are among them are left out, also
             saved or scaled anew; where they were cut or moved that is not noticed
             (`stakes.data.unlabelled.without_twins`). Where there is no test set, a fifth of them is kept apart, and

@@ -80,6 +80,9 @@ def bench(
     retain_sample: Annotated[
         int | None, typer.Option("--retain-sample", min=1, help="In place of the grid's.")
     ] = None,
+    unlabelled_most: Annotated[
+        int | None, typer.Option("--unlabelled-most", min=1, help="In place of the grid's.")
+    ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the run folder of every cell, weights included.")
     ] = False,
@@ -125,6 +128,7 @@ def bench(
         "device": device and device.value,
         "precision": precision and precision.value,
         "retain_sample": retain_sample,
+        "unlabelled_most": unlabelled_most,
     }
     wanted = with_run(load_grid(grid), given)
     wanted = wanted.model_copy(update={"keep_models": wanted.keep_models or keep_models})

@@ -160,6 +160,22 @@ def test_unlabelled_images_are_counted_where_a_row_trains_on_them(grid_of: Make,
     ]
 
 
+def test_how_many_unlabelled_images_are_taken_can_be_said_for_a_bench(
+    write: Write, home: Path, stakes_cli: Any
+) -> None:
+    data = digits_grid(home)["data"][0] | {"unlabelled": "test:20"}
+    path = write(data=[data], methods=[STRUCTGUARD, STRUCTGUARD | {"unlabelled": True}])
+    runs = [
+        stakes_cli("bench", path, "--dry-run", "--json", *more) for more in ((), ("--unlabelled-most", 5))
+    ]
+    assert [code for code, _, _ in runs] == [0, 0]
+    whole, few = ({cell["cell"].split("_")[0]: cell for cell in found["cells"]} for _, found, _ in runs)
+    assert few["structguard-paper"] == whole["structguard-paper"]
+    row = "structguard-paper-unlabelled"
+    assert whole[row]["unlearn"][0] - few[row]["unlearn"][0] >= 15
+    assert whole[row]["cell"] != few[row]["cell"]
+
+
 def test_facts_stand_in_for_data(grid_of: Make, home: Path) -> None:
     facts = {"train_images": 1437, "test_images": 360, "classes": 10, "image_size": [1, 8, 8]}
     entry = {"name": "digits", "source": "digits", "models": [str(home / "model")]}

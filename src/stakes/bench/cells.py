@@ -140,10 +140,11 @@ def _cell(
     if entry.method in registry.digests:
         request["plugin"] = registry.digests[entry.method]
     run = grid.run.model_copy(update={"seed": seed})
+    quiet = QUIET if entry.unlabelled else {*QUIET, "unlabelled_most"}
     resolved = request | {
         "method": entry.method,
         "settings": method.settings.model_dump(mode="json"),
-        "run": run.model_dump(mode="json", exclude=QUIET),
+        "run": run.model_dump(mode="json", exclude=quiet),
     }
     # The columns to print beside it are no part of what is computed.
     del resolved["published"]
