@@ -183,8 +183,11 @@ class RunSettings(Settings):
     @model_serializer(mode="wrap")
     def _only_if_on(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is told only where it is not at its default: other runs and cells keep their names."""
-        later = {"milestones": False, "unlabelled_most": 4096}
-        return {key: value for key, value in plain(self).items() if key not in later or value != later[key]}
+        told: dict[str, Any] = plain(self)
+        for key in ("milestones", "unlabelled_most"):
+            if told.get(key) == type(self).model_fields[key].default:
+                told.pop(key, None)
+        return told
 
 
 S = TypeVar("S", bound=Settings)

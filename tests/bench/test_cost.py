@@ -12,6 +12,7 @@ from stakes.bench.cells import expand
 from stakes.bench.cost import Passes, grid_cost
 from stakes.bench.engine import run_bench
 from stakes.bench.folder import BenchFolder
+from stakes.errors import DataError
 from stakes.methods import METHODS
 
 # Every method, with settings for a few steps on a few images.
@@ -154,6 +155,12 @@ def test_unlabelled_images_are_counted_where_a_row_trains_on_them(grid_of: Make,
     assert with_them.unlearn.forward - without.unlearn.forward >= 20
     facts = {"train_images": 300, "test_images": 60, "classes": 10, "image_size": [1, 8, 8]}
     told = grid_of(data=[data | {"source": "./nowhere", "facts": facts}], methods=rows)
+    nowhere = data | {"source": "./nowhere", "facts": facts, "unlabelled": "./not-there"}
+    missing = grid_of(data=[nowhere], methods=rows)
+    with pytest.raises(DataError, match=r"unlabelled images of digits .*facts: \{…, unlabelled: N\}"):
+        grid_cost(missing, expand(missing))
+    known = grid_of(data=[nowhere | {"facts": facts | {"unlabelled": 20}}], methods=rows)
+    assert grid_cost(known, expand(known)).cells[1].unlearn == with_them.unlearn
     assert [one.unlearn for one in grid_cost(told, expand(told)).cells] == [
         without.unlearn,
         with_them.unlearn,

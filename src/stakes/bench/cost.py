@@ -16,6 +16,7 @@ from stakes.config import RunSettings
 from stakes.data.folders import images_under
 from stakes.data.sources import open_source
 from stakes.data.unlabelled import number_of
+from stakes.errors import DataError
 from stakes.methods import Job, Method
 from stakes.methods.retreat import HALVINGS
 
@@ -139,7 +140,14 @@ def _facts(grid: Grid, entry: DataEntry) -> Facts:
     if (taken := number_of(entry.unlabelled)) is not None:
         left = max(0, found.test_images - taken)
         return found.model_copy(update={"unlabelled": taken, "test_images": left})
-    folder = Path(grid.locate(entry.unlabelled))
+    folder = Path(grid.locate(entry.unlabelled, strict=False))
+    if not folder.is_dir():
+        raise DataError(
+            f"unlabelled images of {entry.name} in grid {grid.name}",
+            expected="a folder with image files",
+            got=f"nothing at {folder}",
+            fix="To count without them, say how many there are: facts: {…, unlabelled: N}.",
+        )
     return found.model_copy(update={"unlabelled": len(images_under(folder, folder))})
 
 
