@@ -109,8 +109,15 @@ def rendered() -> Iterator[tuple[Path, str]]:
 
 def filled(page: str) -> str:
     """A page with its blocks made anew."""
-    block = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
-    return block.sub(lambda found: found[1] + _block(found[2]) + found[3], page)
+    block = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+
+    def made(found: re.Match[str]) -> str:
+        # One that never ends would take the page up to the end of the next with it.
+        if "<!-- table" in found[3]:
+            raise SystemExit(f"table {found[2]}: its end, <!-- /table -->, is missing")
+        return f"{found[1]}{_block(found[2])}\n{found[4]}"
+
+    return block.sub(made, page)
 
 
 def _block(name: str) -> str:
@@ -121,6 +128,7 @@ def _block(name: str) -> str:
         "speed": speed,
         "milestones": milestones,
         "unlabelled": unlabelled,
+        "unlabelled-few": unlabelled_few,
         "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
         "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
     }
@@ -243,6 +251,23 @@ def unlabelled() -> str:
                 cells += [spread(_lost(some, side)) if some else "" for some in (runs, others)]
             cells += [_changed(some) for some in (runs, others)]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def unlabelled_few() -> str:
+    """What `default` loses after 64 faces, by the number of unlabelled images."""
+    runs = [
+        run
+        for folder in ("table3-faces10", "unlabelled-few-faces10", "unlabelled-faces10")
+        for run in records(RESULTS / folder)
+        if (run.method, run.preset, run.after.forget_images) == ("structguard", "default", 64)
+    ]
+    counts = sorted({run.unlabelled.images if run.unlabelled else 0 for run in runs})
+    lines = ["| unlabelled images | n | test lost | retain lost |", "|---" * 4 + "|"]
+    for count in counts:
+        some = [run for run in runs if (run.unlabelled.images if run.unlabelled else 0) == count]
+        lost = [spread(_lost(some, side)) for side in ("test_accuracy", "retain_accuracy")]
+        lines.append(f"| {count} | {len(some)} | {' | '.join(lost)} |")
     return "\n".join(lines)
 
 

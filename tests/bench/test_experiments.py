@@ -157,3 +157,10 @@ def test_a_changed_figure_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = re.sub(r"(?<=\| `paper` \| 16 \| 3 \| )\d+\.\d+", "84.38", page, count=1)
     assert changed != page
     assert render_tables.filled(changed) == page
+    empty = "before\n<!-- table speed -->\n<!-- /table -->\nbetween\n<!-- table milestones -->\n<!-- /table -->\nafter\n"
+    made = render_tables.filled(empty)
+    assert made.startswith("before\n<!-- table speed -->\n| phase |")
+    assert "<!-- /table -->\nbetween\n<!-- table milestones -->\n| k |" in made
+    assert made.endswith("<!-- /table -->\nafter\n")
+    with pytest.raises(SystemExit, match="table speed: its end"):
+        render_tables.filled(empty.replace("<!-- /table -->", "", 1))
