@@ -157,7 +157,8 @@ def test_a_changed_figure_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = re.sub(r"(?<=\| `paper` \| 16 \| 3 \| )\d+\.\d+", "84.38", page, count=1)
     assert changed != page
     assert render_tables.filled(changed) == page
-    empty = "before\n<!-- table speed -->\n<!-- /table -->\nbetween\n<!-- table milestones -->\n<!-- /table -->\nafter\n"
+    first, second = (f"<!-- table {name} -->\n<!-- /table -->\n" for name in ("speed", "milestones"))
+    empty = f"before\n{first}between\n{second}after\n"
     made = render_tables.filled(empty)
     assert made.startswith("before\n<!-- table speed -->\n| phase |")
     assert "<!-- /table -->\nbetween\n<!-- table milestones -->\n| k |" in made
