@@ -208,10 +208,10 @@ def test_the_sampler_learns_from_scores_and_repeats_itself() -> None:
     ("changes", "words"),
     [
         ({"methods": [{"method": "neggrad", "tuned": "x"}]}, ("starts from settings",)),
-        ({"trials": 0}, ("trials", "greater than or equal to 1")),
+        ({"trials": 0}, ("trials", "at least 1")),
         ({"methods": [{"method": "neggrad", "search": {"lr": {"low": 0.0, "high": 1.0}}}]}, ("above 0",)),
         ({"methods": [{"method": "neggrad", "search": {"rate": [0.1]}}]}, ("rate",)),
-        ({"methods": [{"method": "neggrad", "search": {"lr": [-1.0]}}]}, ("lr", "greater than 0")),
+        ({"methods": [{"method": "neggrad", "search": {"lr": [-1.0]}}]}, ("lr", "above 0")),
         ({"methods": [{"method": "neggrad", "search": {"lr": []}}]}, ("choices", "none")),
         ({"methods": [{"method": "neggrad", "search": {"max_steps": WHOLE}}]}, ("whole",)),
     ],
