@@ -100,23 +100,33 @@ def table(groups: dict[Group, list[Record]]) -> str:
     )
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for (name, k), runs in groups.items():
-        changed = [run.analyses["changes"]["mean_after"] for run in runs if "changes" in run.analyses]
         passes = [phase for run in runs for phase in run.phases if not phase.name.startswith("evaluate")]
         cells = [
             f"`{name}`",
             str(k),
             str(len(runs)),
             spread([run.after.test_accuracy for run in runs]),
-            spread([run.before.test_accuracy - run.after.test_accuracy for run in runs]),
-            spread([run.before.retain_accuracy - run.after.retain_accuracy for run in runs]),
+            spread(lost(runs, "test_accuracy")),
+            spread(lost(runs, "retain_accuracy")),
             spread([run.after.forget_accuracy for run in runs]),
-            spread(changed, digits=1) if len(changed) == len(runs) else "",
+            changed(runs),
             " ".join(str(run.steps) for run in runs),
             f"{sum(phase.forward_images for phase in passes) / len(runs):,.0f}",
             f"{sum(phase.backward_images for phase in passes) / len(runs):,.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def lost(runs: list[Record], side: str) -> list[float]:
+    """Points of ``test_accuracy`` or ``retain_accuracy``."""
+    return [getattr(run.before, side) - getattr(run.after, side) for run in runs]
+
+
+def changed(runs: list[Record]) -> str:
+    """Everyday copies that are left, in percent; empty where not every run was audited."""
+    found = [run.analyses["changes"]["mean_after"] or 0.0 for run in runs if "changes" in run.analyses]
+    return spread(found, digits=1) if runs and len(found) == len(runs) else ""
 
 
 def spread(values: list[float], digits: int = 2) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from frontier import grouped, records, spread, table
+from frontier import changed, grouped, lost, records, spread, table
 
 from stakes.bench.folder import BenchFolder
 from stakes.bench.published import PUBLISHED
@@ -244,41 +244,28 @@ def unlabelled() -> str:
     for data, table_of in (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10")):
         with_them = grouped(records(RESULTS / f"unlabelled-{data}"))
         without = grouped(records(RESULTS / table_of))
-        for (name, k), runs in sorted(with_them.items(), key=lambda pair: (pair[0][0], pair[0][1])):
+        for (name, k), runs in with_them.items():
             others = without.get((name.removesuffix(" with unlabelled images"), k), [])
             cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs))]
             for side in ("test_accuracy", "retain_accuracy"):
-                cells += [spread(_lost(some, side)) if some else "" for some in (runs, others)]
-            cells += [_changed(some) for some in (runs, others)]
+                cells += [spread(lost(some, side)) if some else "" for some in (runs, others)]
+            cells += [changed(some) for some in (runs, others)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def unlabelled_few() -> str:
     """What `default` loses after 64 faces, by the number of unlabelled images."""
-    runs = [
-        run
-        for folder in ("table3-faces10", "unlabelled-few-faces10", "unlabelled-faces10")
-        for run in records(RESULTS / folder)
-        if (run.method, run.preset, run.after.forget_images) == ("structguard", "default", 64)
-    ]
-    counts = sorted({run.unlabelled.images if run.unlabelled else 0 for run in runs})
+    by_count: dict[int, list[Record]] = {}
+    for folder in ("table3-faces10", "unlabelled-few-faces10", "unlabelled-faces10"):
+        for run in records(RESULTS / folder):
+            if (run.method, run.preset, run.after.forget_images) == ("structguard", "default", 64):
+                by_count.setdefault(run.unlabelled.images if run.unlabelled else 0, []).append(run)
     lines = ["| unlabelled images | n | test lost | retain lost |", "|---" * 4 + "|"]
-    for count in counts:
-        some = [run for run in runs if (run.unlabelled.images if run.unlabelled else 0) == count]
-        lost = [spread(_lost(some, side)) for side in ("test_accuracy", "retain_accuracy")]
-        lines.append(f"| {count} | {len(some)} | {' | '.join(lost)} |")
+    for count, some in sorted(by_count.items()):
+        cells = [spread(lost(some, side)) for side in ("test_accuracy", "retain_accuracy")]
+        lines.append(f"| {count} | {len(some)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _lost(runs: list[Record], side: str) -> list[float]:
-    return [getattr(run.before, side) - getattr(run.after, side) for run in runs]
-
-
-def _changed(runs: list[Record]) -> str:
-    """Everyday copies that are left, where every run was audited."""
-    found = [run.analyses["changes"]["mean_after"] or 0.0 for run in runs if "changes" in run.analyses]
-    return spread(found, digits=1) if runs and len(found) == len(runs) else ""
 
 
 def tuned(folder: str, *searches: str) -> str:

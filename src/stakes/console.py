@@ -154,12 +154,8 @@ def print_record(record: Record) -> None:
         f"method {record.method}{preset}, seed {record.seed}; {record.steps} steps, {record.stop_reason}"
     )
     if record.unlabelled is not None:
-        twins = (
-            f"; {record.unlabelled.twins} left out as copies of images to forget"
-            if record.unlabelled.twins
-            else ""
-        )
-        console.print(f"held to its answers on probes and on {record.unlabelled.said}{twins}")
+        used = record.unlabelled
+        console.print(f"held to its answers on probes and on {used.said}{used.left_out}")
         if record.unlabelled.agrees:
             console.print(record.unlabelled.agrees)
     if record.already_misclassified:

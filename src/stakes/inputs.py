@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.data.unlabelled import without_twins
+from stakes.data.unlabelled import usable
 from stakes.errors import ConfigError, DataError, ModelError
 from stakes.models.classifier import Classifier
-from stakes.runtime import positions
 
 if TYPE_CHECKING:
     from stakes.methods import Method
@@ -85,13 +84,17 @@ def as_split(
     return ForgetSplit(forget=forget_set, test=as_set(test), retain=as_set(retain), unlabelled=unlabelled)
 
 
-def refuse_unlabelled(method: Method[Any]) -> None:
-    """Unlabelled images for a method that has no use for them."""
+def refuse_unlabelled(method: Method[Any], owner: str | None = None) -> None:
+    """Unlabelled images for a method that has no use for them.
+
+    Args:
+        owner: who gives them; the method itself where it is None.
+    """
     if "probes" not in method.needs:
         raise ConfigError(
-            f"unlabelled images for method {method.name}",
+            f"unlabelled images of {owner or f'method {method.name}'}",
             expected="a method that trains on probes, such as structguard, l2ul or adv",
-            got="one that has no use for them",
+            got=method.name,
             fix="Leave them out, or choose another method.",
         )
 
@@ -103,14 +106,10 @@ def usable_unlabelled(split: ForgetSplit, method: Method[Any], most: int, seed: 
         ConfigError: the method trains on no probes, so it has no use for them.
         DataError: none are left.
     """
-    given = split.unlabelled
-    if given is None:
+    if split.unlabelled is None:
         return None
     refuse_unlabelled(method)
-    found = without_twins(given.subset(positions(len(given), most, "unlabelled images", seed)), split.forget)
-    if not len(found):
-        raise DataError("unlabelled images", expected="others than those to forget", got="only these")
-    return found
+    return usable(split.unlabelled, split.forget, most=most, seed=seed)
 
 
 def refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:

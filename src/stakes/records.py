@@ -82,6 +82,11 @@ class Unlabelled(Frozen):
         return f"{self.images:,} unlabelled image{'' if self.images == 1 else 's'}"
 
     @property
+    def left_out(self) -> str:
+        """What goes on the sentence that says how many; empty where no copy was among them."""
+        return f"; {self.twins:,} left out as copies of images to forget" if self.twins else ""
+
+    @property
     def agrees(self) -> str:
         """What was measured on those kept apart, as a sentence; empty where there are none."""
         if self.agreement is None:

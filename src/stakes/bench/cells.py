@@ -13,6 +13,7 @@ from stakes.config import RunSettings
 from stakes.data.unlabelled import held_back
 from stakes.errors import ConfigError
 from stakes.files import digest_json
+from stakes.inputs import refuse_unlabelled
 from stakes.methods import Method
 from stakes.tune.record import TuneRecord
 
@@ -101,12 +102,8 @@ def configured(grid: Grid, entry: MethodEntry, registry: Registry) -> Method[Any
         raise ConfigError(
             f"anchors of row {entry.row}", expected="a method that uses anchors", got=entry.method
         )
-    if entry.unlabelled and "probes" not in method.needs:
-        raise ConfigError(
-            f"unlabelled images of row {entry.row}",
-            expected="a method that trains on probes",
-            got=entry.method,
-        )
+    if entry.unlabelled:
+        refuse_unlabelled(method, f"row {entry.row}")
     return method
 
 

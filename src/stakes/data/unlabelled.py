@@ -24,8 +24,7 @@ MOST_APART = 1000
 """Images to measure agreement on: its standard error is 0.3 points then, where it is 99 %."""
 
 _TOGETHER = 256
-_HELD_BACK = re.compile(r"test:(.*)")
-_NUMBER = r"[0-9]{1,18}"
+_HELD_BACK = "test:"
 
 
 def held_back(spec: str) -> bool:
@@ -35,7 +34,7 @@ def held_back(spec: str) -> bool:
         >>> held_back("test:500"), held_back("traffic/")
         (True, False)
     """
-    return _HELD_BACK.fullmatch(spec) is not None
+    return spec.startswith(_HELD_BACK)
 
 
 def number_of(spec: str) -> int | None:
@@ -45,8 +44,8 @@ def number_of(spec: str) -> int | None:
         >>> number_of("test:500"), number_of("traffic/")
         (500, None)
     """
-    found = _HELD_BACK.fullmatch(spec)
-    return int(found[1]) if found is not None and re.fullmatch(_NUMBER, found[1]) else None
+    number = spec.removeprefix(_HELD_BACK)
+    return int(number) if held_back(spec) and re.fullmatch(r"[0-9]{1,18}", number) else None
 
 
 def open_unlabelled(
@@ -70,8 +69,8 @@ def open_unlabelled(
         (2, 3)
     """
     names = checked_names(class_names)
-    if (found := _HELD_BACK.fullmatch(spec)) is not None:
-        return _from_test(found[1], test, size)
+    if held_back(spec):
+        return _from_test(spec, test, size)
     return _from_folder(Path(spec).expanduser(), names, size), test
 
 
@@ -103,6 +102,19 @@ def without_twins(images: ImageSet, forget: ImageSet) -> ImageSet:
     return images.subset(apart)
 
 
+def usable(images: ImageSet, forget: ImageSet, *, most: int, seed: int) -> ImageSet:
+    """At most so many of the images, drawn by seed, and of these no copy of an image to forget.
+
+    Raises:
+        DataError: none are left, or one cannot be decoded.
+    """
+    drawn = positions(len(images), most, "unlabelled images", seed)
+    found = without_twins(images.subset(drawn), forget)
+    if not len(found):
+        raise DataError("unlabelled images", expected="others than those to forget", got="only these")
+    return found
+
+
 def kept_apart(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """The images to train on, and a fifth, at most `MOST_APART`, to measure on, drawn by seed; None of less than five.
 
@@ -124,20 +136,19 @@ def _blocks(images: ImageSet) -> list[slice]:
     return [slice(start, min(start + _TOGETHER, len(images))) for start in range(0, len(images), _TOGETHER)]
 
 
-def _from_test(number: str, test: ImageSet | None, size: Size) -> tuple[ImageSet, ImageSet]:
+def _from_test(spec: str, test: ImageSet | None, size: Size) -> tuple[ImageSet, ImageSet]:
     if test is None:
-        raise DataError(
-            f"unlabelled images test:{number}", expected="data with a test split", got="no test split"
-        )
-    if not re.fullmatch(_NUMBER, number) or not 0 < int(number) < len(test):
+        raise DataError(f"unlabelled images {spec}", expected="data with a test split", got="no test split")
+    number = number_of(spec)
+    if number is None or not 0 < number < len(test):
         raise DataError(
             "unlabelled images test:N",
             expected=f"N from 1 to {len(test) - 1}, so that some test images are left to measure on",
-            got=repr(number),
+            got=repr(spec.removeprefix(_HELD_BACK)),
         )
     taken = torch.zeros(len(test), dtype=torch.bool)
-    taken[positions(len(test), int(number), "unlabelled images of the test split")] = True
-    return _blank(test.subset(taken)).with_size(size), test.subset(~taken)
+    taken[positions(len(test), number, "unlabelled images of the test split")] = True
+    return test.subset(taken).with_labels([0] * number).with_size(size), test.subset(~taken)
 
 
 def _from_folder(folder: Path, names: tuple[str, ...], size: Size) -> ImageSet:
@@ -154,7 +165,3 @@ def _from_folder(folder: Path, names: tuple[str, ...], size: Size) -> ImageSet:
         lambda row: files[row].read_bytes(), lambda row: f"unlabelled image {files[row]}", len(files)
     )
     return ImageSet(store, torch.zeros(len(files), dtype=torch.int64), names, size)
-
-
-def _blank(images: ImageSet) -> ImageSet:
-    return images.with_labels(torch.zeros(len(images), dtype=torch.int64))

@@ -15,7 +15,7 @@ from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.data.sources import Source
-from stakes.data.unlabelled import open_unlabelled, without_twins
+from stakes.data.unlabelled import open_unlabelled, usable
 from stakes.files import digest_json, write_bytes
 from stakes.inputs import refuse_unlabelled
 from stakes.ledger.errors import LedgerError
@@ -28,7 +28,7 @@ from stakes.ledger.view import Attempt, Batch, Request, View
 from stakes.methods import Method
 from stakes.progress import Progress
 from stakes.records import Figures, Record
-from stakes.runtime import positions, resolve_device
+from stakes.runtime import resolve_device
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,7 @@ class Work:
         size = self.gatherer.view.created.body.input_size
         found, test = open_unlabelled(self.unlabelled, test, class_names=self.gatherer.names, size=size)
         gone = self.gatherer.join(sorted(self.found), self.found)
-        drawn = positions(len(found), self.run.unlabelled_most, "unlabelled images", self.run.seed)
-        return without_twins(found.subset(drawn), gone), test
+        return usable(found, gone, most=self.run.unlabelled_most, seed=self.run.seed), test
 
     def _check(self, view: View, batch: Batch, attempt: Attempt) -> None:
         """Every request that is done, and those of the batch, on the new model."""

@@ -150,8 +150,7 @@ def _done(record: Record) -> list[tuple[str, str]]:
     ]
     if record.unlabelled is not None:
         where = record.request.get("unlabelled") or "given in Python"
-        twins = f"; {record.unlabelled.twins:,} were left out as copies of images to forget"
-        said = f"probes, and {record.unlabelled.said} ({where}){twins if record.unlabelled.twins else ''}"
+        said = f"probes, and {record.unlabelled.said} ({where}){record.unlabelled.left_out}"
         rows.insert(1, ("held to its answers on", said))
     if record.already_misclassified:
         rows.append(
