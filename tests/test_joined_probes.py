@@ -6,6 +6,7 @@ import torch
 
 from stakes.data.images import ImageSet
 from stakes.joined_probes import JoinedProbes
+from stakes.metrics import predict
 from tinydigits import digits_model, sets
 
 
@@ -28,14 +29,7 @@ class Made:
 
 
 def joined(images: ImageSet, made: Made | None = None) -> JoinedProbes:
-    return JoinedProbes.answered(
-        made or Made(),
-        images,
-        digits_model("small"),
-        batch=4,
-        device=torch.device("cpu"),
-        on_batch=lambda done: None,
-    )
+    return JoinedProbes(made or Made(), images, predict(digits_model("small"), images, batch=4))
 
 
 def test_labels_are_what_the_model_says_not_what_the_images_say() -> None:

@@ -66,7 +66,7 @@ def test_the_record_says_what_was_used(both: Any) -> None:
     used = with_them.record.unlabelled
     assert used is not None
     assert (used.images, used.twins, used.hash) == (100, 0, given().fingerprint())
-    assert [phase.name for phase in with_them.record.phases][1:3] == ["probes", "unlabelled"]
+    assert [phase.name for phase in with_them.record.phases][1:3] == ["unlabelled", "probes"]
     assert with_them.record.hashes.probes != without.record.hashes.probes
     assert Record.load(folder / "with" / "record.json") == with_them.record
     # Records without them are what they were before there were any.

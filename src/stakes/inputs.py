@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.data.unlabelled import usable
 from stakes.errors import ConfigError, DataError, ModelError
 from stakes.models.classifier import Classifier
 
@@ -97,19 +96,6 @@ def refuse_unlabelled(method: Method[Any], owner: str | None = None) -> None:
             got=method.name,
             fix="Leave them out, or choose another method.",
         )
-
-
-def usable_unlabelled(split: ForgetSplit, method: Method[Any], most: int, seed: int) -> ImageSet | None:
-    """At most so many of the unlabelled images, without those that are images to forget.
-
-    Raises:
-        ConfigError: the method trains on no probes, so it has no use for them.
-        DataError: none are left.
-    """
-    if split.unlabelled is None:
-        return None
-    refuse_unlabelled(method)
-    return usable(split.unlabelled, split.forget, most=most, seed=seed)
 
 
 def refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from stakes.data.images import ImageSet
 from stakes.files import digest
-from stakes.metrics.accuracy import predict
-from stakes.models.classifier import Classifier
 
 
 class Probes(Protocol):
@@ -45,24 +42,6 @@ class JoinedProbes:
     def __init__(self, made: Probes, images: ImageSet, answers: Tensor) -> None:
         self._made, self._images = made, images
         self.labels = torch.cat([made.labels, answers.to(made.labels)])
-
-    @classmethod
-    def answered(
-        cls,
-        made: Probes,
-        images: ImageSet,
-        classifier: Classifier,
-        *,
-        batch: int,
-        device: torch.device,
-        on_batch: Callable[[int], None],
-    ) -> JoinedProbes:
-        """Ask the classifier, which is in evaluation mode, for the labels.
-
-        Args:
-            on_batch: told after each pass how many have been answered.
-        """
-        return cls(made, images, predict(classifier, images, batch=batch, device=device, on_batch=on_batch))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -68,6 +68,8 @@ class Unlabelled(Frozen):
         hash: SHA-256 of those that were used.
         apart: how many others were kept apart to measure on, where there is no test set.
         agreement: on how many of these the saved model answers as the one whose answers were to be kept, percent.
+        shift: how far the channel means of those used are from the ones the model keeps, in standard deviations
+            (`stakes.metrics.shift`); None where it keeps none.
     """
 
     images: int
@@ -75,6 +77,7 @@ class Unlabelled(Frozen):
     hash: str
     apart: int = 0
     agreement: float | None = Field(None, ge=0, le=100)
+    shift: float | None = Field(None, ge=0)
 
     @property
     def said(self) -> str:

@@ -16,11 +16,11 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.data.unlabelled import kept_apart
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
 from stakes.evaluator import Evaluator
 from stakes.files import digest_json
-from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network, usable_unlabelled
+from stakes.held_to import HeldTo
+from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network
 from stakes.inverted_store import build_inverted
 from stakes.joined_probes import JoinedProbes, Probes
 from stakes.memory import fewer_images, free, out_of_memory
@@ -85,10 +85,7 @@ class Unlearning:
         self.original.requires_grad_(False)
         refuse_mismatch(self.original, self.split.forget)
         self.kept = self._kept()
-        self.unlabelled = usable_unlabelled(self.split, self.method, self.run.unlabelled_most, self.run.seed)
-        self.apart: ImageSet | None = None
-        if self.unlabelled is not None and self.split.test is None:
-            self.unlabelled, self.apart = kept_apart(self.unlabelled, self.run.seed)
+        self.held_to = HeldTo.of(self.split, self.method, self.run)
         if "retain" in self.method.needs and self.split.retain is None:
             raise DataError(
                 f"method {self.method.name}",
@@ -165,8 +162,7 @@ class Unlearning:
         outcome = self._unlearn(probes, history)
         deployed = self._saved(outcome.classifier)
         after = evaluator.figures(deployed, self.split, "evaluate after")
-        agreement = evaluator.agreement(self.kept, deployed, self.apart, "agreement") if self.apart else None
-        used = self._unlabelled_used(agreement)
+        used = self._held_to(evaluator, deployed)
         record = current().from_main(lambda: self._record(before, after, outcome, probes, deployed, used))
         if self.folder:
             history = self.folder.history()
@@ -177,8 +173,8 @@ class Unlearning:
         """What makes two calls the same request."""
         quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
         more = {"reference": name} if (name := self._reference_fingerprint()) else {}
-        if self.unlabelled is not None:
-            more["unlabelled"] = self.unlabelled.fingerprint()
+        if self.held_to is not None:
+            more["unlabelled"] = self.held_to.fingerprint()
         return {
             "method": self.method.name,
             "preset": self.preset,
@@ -206,19 +202,19 @@ class Unlearning:
 
     def _probes(self) -> Probes:
         """The probe set, and the unlabelled images with it where there are some."""
-        made = self._made_probes()
-        if self.unlabelled is None:
-            return made
+        if (held := self.held_to) is None:
+            return self._made_probes()
+        count = len(held.images)
+        # First, since it tells whether they are of use.
         with self.meter.phase("unlabelled"), spread():
-            self.meter.count(forward=len(self.unlabelled))
-            return JoinedProbes.answered(
-                made,
-                self.unlabelled,
+            self.meter.count(forward=count)
+            answers = held.ask(
                 self.kept,
                 batch=self.run.eval_batch,
                 device=self.device,
-                on_batch=lambda done: self.progress("unlabelled", done, len(self.unlabelled or ())),
+                on_batch=lambda done: self.progress("unlabelled", done, count),
             )
+        return JoinedProbes(self._made_probes(), held.images, answers)
 
     def _made_probes(self) -> ProbeSet:
         settings = self.method.settings.probes
@@ -362,20 +358,15 @@ class Unlearning:
             unlabelled=unlabelled,
             versions=versions(),
             device=device_name(self.device),
-            notes=notes(split, self.unlabelled),
+            notes=notes(split, self.held_to.images if self.held_to else None),
         )
 
-    def _unlabelled_used(self, agreement: float | None) -> Unlabelled | None:
-        if self.unlabelled is None or self.split.unlabelled is None:
+    def _held_to(self, evaluator: Evaluator, deployed: Classifier) -> Unlabelled | None:
+        """What the record says of unlabelled images, the saved model's answers on those kept apart among it."""
+        if (held := self.held_to) is None:
             return None
-        drawn = min(len(self.split.unlabelled), self.run.unlabelled_most)
-        used, apart = len(self.unlabelled), len(self.apart or ())
-        return Unlabelled(
-            images=used,
-            twins=drawn - used - apart,
-            hash=self.unlabelled.fingerprint(),
-            apart=apart,
-            agreement=agreement,
+        return held.told(
+            evaluator.agreement(self.kept, deployed, held.apart, "agreement") if held.apart else None
         )
 
 
