@@ -153,6 +153,9 @@ def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path:
     assert estimate.code == 0, estimate.err
     assert estimate.json["phases"]["unlabelled"]["forward"] == 5
     refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", tmp_path / "no")), "no such folder")
+    counted = ["unlearn", "--model", model, "--data", "digits", "--forget", "random:4", "--method", "neggrad"]
+    said = stakes_cli(*counted, "--out", tmp_path / "third", *words, "--dry-run")
+    refused(said, "expected a method that trains on probes")
     refused(stakes_cli(*quick(model, tmp_path / "third", "--unlabelled", "test:0")), "N from 1 to 359")
     assert not (tmp_path / "third").exists()
 

@@ -18,6 +18,7 @@ from stakes.bench.grid import Facts
 from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.stores import CACHE_BYTES
+from stakes.inputs import refuse_unlabelled
 from stakes.inverted_store import inverted_present
 from stakes.methods import Method
 from stakes.models.classifier import Classifier
@@ -98,10 +99,15 @@ def estimate(
     Passes are counted as in `stakes.bench.cost`. Time is passes times pace: decoding, losses behind the features, and
     waiting for a disk are not in it. Probes that lie in the cache already are left out.
 
+    Raises:
+        ConfigError: unlabelled images for a method that has no use for them, or a device that is not there.
+
     Example:
         >>> estimate(classifier, split, method, RunSettings(), out=run, cache=cache).seconds  # doctest: +SKIP
         5400.0
     """
+    if split.unlabelled is not None:
+        refuse_unlabelled(method)
     device = resolve_device(run.device)
     k = len(split.forget)
     train = k + (len(split.retain) if split.retain is not None else 0)
@@ -123,10 +129,14 @@ def estimate(
         seconds = only_forward * pace["forward"] + passes.backward * pace[kind]
         return PhaseEstimate(passes.forward, passes.backward, seconds)
 
-    phases = {"evaluate before": phase(evaluated, "step"), "probes": phase(probes, "probe")}
+    phases = {"evaluate before": phase(evaluated, "step")}
     if facts.unlabelled:
         phases["unlabelled"] = phase(Passes(facts.unlabelled), "step")
-    phases |= {"unlearn": phase(cost.unlearn, "step"), "evaluate after": phase(evaluated, "step")}
+    phases |= {
+        "probes": phase(probes, "probe"),
+        "unlearn": phase(cost.unlearn, "step"),
+        "evaluate after": phase(evaluated, "step"),
+    }
     return Estimate(
         phases=phases,
         steps=cost.steps,
