@@ -16,7 +16,8 @@ from doubles import NAMES, images, problem
 from PIL import Image
 
 from stakes import cli
-from stakes.cli_request import CAME_BACK, NOT_DONE, _print_report
+from stakes.cli_request import CAME_BACK, NOT_DONE
+from stakes.cli_request_said import print_report
 from stakes.ledger.run import RunReport
 from stakes.ledger.work import BatchReport
 from stakes.models import save_checkpoint
@@ -170,7 +171,7 @@ def test_losses_that_add_up_are_told(
         Figures(test_accuracy=test, forget_accuracy=0.0, forget_images=1) for test in (90.0, begun, now)
     )
     batch = BatchReport((2,), "done", (), {}, (2,), before, after)
-    _print_report(RunReport((batch,), "0" * 64, Path("model"), first))
+    print_report(RunReport((batch,), "0" * 64, Path("model"), first))
     out = capsys.readouterr().out
     assert ("since the first model" in out) == (said is not None)
     assert (said or "") in out
