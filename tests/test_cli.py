@@ -161,6 +161,16 @@ def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path:
     assert not (tmp_path / "third").exists()
 
 
+def test_evaluate_leaves_out_what_a_run_held_back(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", ["--unlabelled", "test:40"]
+    done = stakes_cli(*quick(model, run, *words, "--json"))
+    assert done.json["after"]["test_images"] == 320
+    measured = ["evaluate", "--model", run, "--data", "digits", "--forget", "random:4", "--json"]
+    assert stakes_cli(*measured, *words).json["figures"] == done.json["after"]
+    assert stakes_cli(*measured).json["figures"]["test_images"] == 360
+    refused(stakes_cli(*measured[:-1], "--unlabelled", tmp_path), "images of the test split to leave out")
+
+
 def test_no_word_of_the_help_is_taken_for_markup() -> None:
     """A word in square brackets would be a style, and not be shown."""
 

@@ -170,6 +170,10 @@ def evaluate(
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
     retain_sample: RetainSampleOption = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option("--unlabelled", help="test:N, where a run was given that: they are not measured on."),
+    ] = None,
     allow_pickle: PickleOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
@@ -181,9 +185,20 @@ def evaluate(
 
     from stakes.api import evaluate as call
     from stakes.console import figures_table, live_progress
+    from stakes.data.unlabelled import held_back
+    from stakes.errors import DataError
     from stakes.files import write_json
 
-    classifier, split, _ = open_problem(model, data, forget, seed, allow_pickle=allow_pickle)
+    if unlabelled is not None and not held_back(unlabelled):
+        raise DataError(
+            "--unlabelled of evaluate",
+            expected="test:N, images of the test split to leave out",
+            got=repr(unlabelled),
+            fix="Leave it out: images from elsewhere are not measured on.",
+        )
+    classifier, split, _ = open_problem(
+        model, data, forget, seed, unlabelled=unlabelled, allow_pickle=allow_pickle
+    )
     with live_progress(quiet=not speaks()) as progress:
         figures = call(
             classifier,
