@@ -15,7 +15,8 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.data.unlabelled import kept_apart
 from stakes.errors import ConfigError, DataError, RunFolderError
-from stakes.records import Record
+from stakes.metrics import statistics_shift
+from stakes.records import LIKE, UNLIKE, Record
 from stakes.report.figures import price
 from stakes.unlearning import Unlearned
 from tinydigits import FEW_INVERTED, FEW_PROBES, NAMES, anchors, digits_model, known, sets, split
@@ -73,6 +74,22 @@ def test_the_record_says_what_was_used(both: Any) -> None:
     assert "unlabelled" not in without.record.model_dump()
     assert "unlabelled_most" not in without.record.run
     assert "unlabelled" not in (folder / "without" / "record.json").read_text()
+
+
+def test_images_of_another_kind_are_told_of(both: Any, tmp_path: Path, caplog: Any) -> None:
+    used = both[2].record.unlabelled
+    assert used.shift == pytest.approx(statistics_shift(digits_model("resnet10"), given())[1], abs=1e-4)
+    assert used.shift < LIKE
+    assert used.likeness.startswith(f"Their shift from what the model was trained on is {used.shift:.2f}; ")
+    assert both[2].record.notes == ()
+    assert not caplog.records
+    short = {"settings": SETTINGS | {"settle": 2, "max_steps": 4}}
+    other = run(
+        tmp_path, ImageSet.from_tensors(1 - given().batch(slice(None)), [0] * 100, NAMES), **short
+    ).record
+    assert other.unlabelled.shift > UNLIKE
+    assert [one[:38] for one in other.notes] == ["The unlabelled images are unlike those"]
+    assert caplog.messages == [*other.notes]
 
 
 def test_labels_play_no_part(both: Any, tmp_path: Path) -> None:

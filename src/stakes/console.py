@@ -156,6 +156,8 @@ def print_record(record: Record) -> None:
     if record.unlabelled is not None:
         used = record.unlabelled
         console.print(f"held to its answers on probes and on {used.said}{used.left_out}")
+        if used.likeness:
+            console.print(used.likeness)
         if record.unlabelled.agrees:
             console.print(record.unlabelled.agrees)
     if record.already_misclassified:

@@ -17,7 +17,7 @@ from stakes.inputs import refuse_unlabelled
 from stakes.methods import Method
 from stakes.metrics.shift import statistics_shift
 from stakes.models.classifier import Classifier
-from stakes.records import Unlabelled
+from stakes.records import UNLIKE, Unlabelled
 
 _DIGITS = 4  # of the shift: sums of many processes differ in the last ones
 
@@ -72,6 +72,16 @@ class HeldTo:
         )
         self.shift = None if shift is None else round(shift, _DIGITS)
         return answers
+
+    @property
+    def unlike(self) -> str:
+        """Where they are too far from what the model was trained on to be of use: that, as a sentence; else nothing."""
+        if self.shift is None or self.shift < UNLIKE:
+            return ""
+        return (
+            f"The unlabelled images are unlike those that the model was trained on (shift {self.shift:.2f}). Models "
+            "held to their answers on such images kept little more than without them, or less."
+        )
 
     def told(self, agreement: float | None) -> Unlabelled:
         """What goes into the record."""

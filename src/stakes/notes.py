@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
+from stakes.held_to import HeldTo
 
 
-def notes(split: ForgetSplit, unlabelled: ImageSet | None) -> tuple[str, ...]:
-    """Where sets overlap, and figures say less or other than they seem to.
+def notes(split: ForgetSplit, held: HeldTo | None) -> tuple[str, ...]:
+    """Where sets overlap, and figures say less or other than they seem to, or images are none to be held to.
 
     Args:
-        unlabelled: those that were used.
+        held: the unlabelled images, once the model was asked about them.
 
     Example:
         >>> import torch
@@ -18,7 +19,8 @@ def notes(split: ForgetSplit, unlabelled: ImageSet | None) -> tuple[str, ...]:
         >>> notes(ForgetSplit(images.subset([0]), retain=images), None)[0][:30]
         '1 retained image has the same '
     """
-    return (*_twins(split), *_measured(split, unlabelled))
+    unlike = (held.unlike,) if held is not None and held.unlike else ()
+    return (*_twins(split), *_measured(split, None if held is None else held.images), *unlike)
 
 
 def _twins(split: ForgetSplit) -> tuple[str, ...]:

@@ -12,6 +12,10 @@ from stakes.errors import RunFolderError
 from stakes.files import digest_json, write_json
 
 SCHEMA: Literal[1] = 1
+LIKE = 0.1
+"""The largest shift (`stakes.metrics.shift`) of images that are like those a model was trained on."""
+UNLIKE = 0.2
+"""The shift from which unlabelled images did little good, or harm (experiments/LOG.md)."""
 _VOLATILE = ("created", "phases", "versions", "device", "analyses")
 
 
@@ -88,6 +92,16 @@ class Unlabelled(Frozen):
     def left_out(self) -> str:
         """What goes on the sentence that says how many; empty where no copy was among them."""
         return f"; {self.twins:,} left out as copies of images to forget" if self.twins else ""
+
+    @property
+    def likeness(self) -> str:
+        """How like what the model was trained on they are, as a sentence; empty where it keeps no statistics."""
+        if self.shift is None:
+            return ""
+        return (
+            f"Their shift from what the model was trained on is {self.shift:.2f}; images like these have at most "
+            f"{LIKE:g}."
+        )
 
     @property
     def agrees(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from stakes.progress import Progress
 from stakes.records import Figures, Hashes, Phase, Record, Unlabelled
 from stakes.runs import RunFolder
 from stakes.runtime import device_name, repeatable, resolve_device, versions
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,8 @@ class Unlearning:
                 device=self.device,
                 on_batch=lambda done: self.progress("unlabelled", done, count),
             )
+        if held.unlike:
+            current().only_main(lambda: _LOG.warning(held.unlike))
         return JoinedProbes(self._made_probes(), held.images, answers)
 
     def _made_probes(self) -> ProbeSet:
@@ -358,7 +363,7 @@ class Unlearning:
             unlabelled=unlabelled,
             versions=versions(),
             device=device_name(self.device),
-            notes=notes(split, self.held_to.images if self.held_to else None),
+            notes=notes(split, self.held_to),
         )
 
     def _held_to(self, evaluator: Evaluator, deployed: Classifier) -> Unlabelled | None:
