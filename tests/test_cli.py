@@ -143,11 +143,11 @@ def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path:
     assert "held to its answers on probes and on 5 unlabelled images" in done.out
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["unlabelled"]["images"] == 5
-    assert f"was trained on is {record['unlabelled']['shift']:.2f}" in done.out
+    assert f"they lie {record['unlabelled']['shift']:.2f} standard deviations" in done.out.replace("\n", " ")
     assert record["request"]["unlabelled"] == str(tmp_path / "traffic")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "probes, and 5 unlabelled images" in page
-    assert "Their shift from what the model was trained on is" in page
+    assert "standard deviations from what it was trained on" in page
     assert record["unlabelled"]["hash"] in page
     card = (tmp_path / "run" / "README.md").read_text()
     assert "unlabelled images that it was held to its answers on" in card

@@ -80,7 +80,7 @@ def test_images_of_another_kind_are_told_of(both: Any, tmp_path: Path, caplog: A
     used = both[2].record.unlabelled
     assert used.shift == pytest.approx(statistics_shift(digits_model("resnet10"), given())[1], abs=1e-4)
     assert used.shift < LIKE
-    assert used.likeness.startswith(f"Their shift from what the model was trained on is {used.shift:.2f}; ")
+    assert f"they lie {used.shift:.2f} standard deviations from what it was trained on" in used.likeness
     assert both[2].record.notes == ()
     assert not caplog.records
     short = {"settings": SETTINGS | {"settle": 2, "max_steps": 4}}

@@ -79,8 +79,9 @@ class HeldTo:
         if self.shift is None or self.shift < UNLIKE:
             return ""
         return (
-            f"The unlabelled images are unlike those that the model was trained on (shift {self.shift:.2f}). Models "
-            "held to their answers on such images kept little more than without them, or less."
+            "The unlabelled images are unlike those that the model was trained on: by its statistics they lie "
+            f"{self.shift:.2f} standard deviations from them. Models held to their answers on such images kept little "
+            "more than without them, or less."
         )
 
     def told(self, agreement: float | None) -> Unlabelled:

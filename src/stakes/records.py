@@ -99,8 +99,8 @@ class Unlabelled(Frozen):
         if self.shift is None:
             return ""
         return (
-            f"Their shift from what the model was trained on is {self.shift:.2f}; images like these have at most "
-            f"{LIKE:g}."
+            f"By the statistics that the model keeps they lie {self.shift:.2f} standard deviations from what it was "
+            f"trained on; images of the same kind, at most {LIKE:g}."
         )
 
     @property
