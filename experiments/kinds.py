@@ -4,9 +4,10 @@
 
 OUT gets a folder for each kind of the first images of DATA's test split: as they are (`test`), without colours
 (`gray`), at half the brightness (`dark`), of half the size and enlarged again (`blur`), with red and blue exchanged
-(`bgr`), of one class alone (`one`), half of them in place of as many of the other data (`mix`); and one with as many
-images of the other data (`other`). `OUT/shift.json` has the shift of each (`stakes.metrics.shift`) for the model. Each
-is for `stakes unlearn --unlabelled OUT/KIND`; what models keep then stands in experiments/LOG.md.
+(`bgr`), of the first class alone (`one`) or of the first half of them (`half`), and half of them beside as many of the
+other data (`mix`); and one with images of the other data alone (`other`). `OUT/shift.json` has the shift of each
+(`stakes.metrics.shift`) for the model. Each is for `stakes unlearn --unlabelled OUT/KIND`; what models keep then stands
+in docs/results.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def main(words: list[str] | None = None) -> None:
     foreign = [picture for picture, _ in other]
     for name, change in CHANGES.items():
         _save(out / name, map(change, pictures))
-    _save(out / "one", (picture for picture, label in _pictures(given.data) if label == 0))
+    everything = _pictures(given.data)
+    for name, classes in (("one", 1), ("half", len(model.class_names) // 2)):
+        _save(out / name, [picture for picture, label in everything if label < classes][: given.images])
     _save(out / "mix", [*pictures[: len(pictures) // 2], *foreign[: len(pictures) // 2]])
     _save(out / "other", foreign)
     shifts = {}

@@ -81,6 +81,20 @@ PARTS = {
 }
 
 
+KINDS = {
+    "none": "none",
+    "test": "like those to keep",
+    "half": "of half the classes",
+    "one": "of one class",
+    "mix": "half of them of another data set",
+    "blur": "blurred",
+    "dark": "at half the brightness",
+    "gray": "without colours",
+    "bgr": "red and blue exchanged",
+    "other": "of another data set",
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,6 +143,7 @@ def _block(name: str) -> str:
         "milestones": milestones,
         "unlabelled": unlabelled,
         "unlabelled-few": unlabelled_few,
+        "unlabelled-kinds": unlabelled_kinds,
         "tuned-faces10": lambda: tuned("table3-faces10", "faces10"),
         "tuned-cifar10": lambda: tuned("table2-cifar10", "cifar10", "cifar10-probes"),
     }
@@ -265,6 +280,21 @@ def unlabelled_few() -> str:
     for count, some in sorted(by_count.items()):
         cells = [spread(lost(some, side)) for side in ("test_accuracy", "retain_accuracy")]
         lines.append(f"| {count} | {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def unlabelled_kinds() -> str:
+    """What is lost with unlabelled images of other kinds, and how far these are from what the model was trained on."""
+    lines = ["| | unlabelled images | number | shift | retain lost | changed |", "|---" * 6 + "|"]
+    for folder in sorted((RESULTS / "unlabelled-kinds").iterdir()):
+        shift = json.loads((folder / "shift.json").read_text())
+        runs = {path.stem: Record.load(path) for path in folder.glob("*.json") if path.stem != "shift"}
+        for kind, run in sorted(runs.items(), key=lambda one: (shift.get(one[0], -1.0), one[0])):
+            count = str(run.unlabelled.images) if run.unlabelled else ""
+            far = f"{shift[kind]:.3f}" if kind in shift else ""
+            kept = spread(lost([run], "retain_accuracy"))
+            cells = [folder.name, KINDS[kind], count, far, kept, changed([run])]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
