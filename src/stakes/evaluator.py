@@ -58,7 +58,7 @@ class Evaluator:
             cached: whether predictions may come from, and go to, the cache.
         """
         classifier = classifier.to(self.device)
-        retain = self._sampled(split.retain)
+        retain = split.retain and sampled(split.retain, self.retain_sample, self.seed)
         sets = {"test": split.test, "retain": retain, "forget": split.forget}
         present = {name: images for name, images in sets.items() if images is not None and len(images)}
         total = sum(len(images) for images in present.values())
@@ -89,11 +89,6 @@ class Evaluator:
                 )
         return accuracy(answers[1], answers[0])
 
-    def _sampled(self, retain: ImageSet | None) -> ImageSet | None:
-        if retain is None or self.retain_sample is None:
-            return retain
-        return retain.subset(positions(len(retain), self.retain_sample, "retain sample", self.seed))
-
     def _predict(
         self, classifier: Classifier, images: ImageSet, phase: str, done: int, total: int, *, cached: bool
     ) -> Tensor:
@@ -115,6 +110,14 @@ class Evaluator:
             processes.only_main(lambda: _Predictions.open(cache, classifier).add(part, found))
         report(len(images))
         return answers
+
+
+def sampled(retain: ImageSet, most: int | None, seed: int) -> ImageSet:
+    """The retained images that are measured: at most so many, drawn by seed; all where ``most`` is None.
+
+    A sample of a sample of the same size is the same.
+    """
+    return retain if most is None else retain.subset(positions(len(retain), most, "retain sample", seed))
 
 
 @dataclass

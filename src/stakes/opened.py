@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from torch import nn
 from stakes.anchors.anchors import Anchors
 from stakes.config import Device
 from stakes.data.forget import ForgetSplit, split_forget
+from stakes.data.images import ImageSet
 from stakes.data.sources import open_source
 from stakes.data.unlabelled import held_back
 from stakes.errors import RunFolderError
+from stakes.evaluator import sampled
 from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.places import data_of, filled, model_of, unlabelled_of
@@ -58,7 +60,8 @@ def open_run(
 
     All of it is compared with the record by hash. A retain set that differs is left out, and a note says so: to measure
     on images that were to be forgotten as if they were kept would be wrong. That is so with a run of a ledger, whose
-    retain set lacks the images of every request known at the time. Retained images are decoded once for this.
+    retain set lacks the images of every request known at the time. Retained images are decoded once for this; of a run
+    with ``retain_sample`` only those that it measured, where they are the ones of the record.
 
     Args:
         path: the run folder.
@@ -128,7 +131,7 @@ def _with_its_retain_set(split: ForgetSplit, record: Record) -> tuple[ForgetSpli
     recorded, of_ledger = record.hashes.retain_set, "ledger" in record.request
     if split.retain is None or (recorded is None and not of_ledger):
         return split, ()
-    if recorded == split.retain.fingerprint():
+    if any(recorded == part.fingerprint() for part in _looked_at(split.retain, record)):
         return split, ()
     why = (
         "it still holds images of other requests of the ledger"
@@ -137,6 +140,13 @@ def _with_its_retain_set(split: ForgetSplit, record: Record) -> tuple[ForgetSpli
     )
     note = f"The retain set is left out: it is not the one of the record ({why})."
     return replace(split, retain=None), (note,)
+
+
+def _looked_at(retain: ImageSet, record: Record) -> Iterator[ImageSet]:
+    """What the run may have looked at of its retain set: a sample, which is quickly hashed, or all of it."""
+    if (most := record.run.get("retain_sample")) is not None:
+        yield sampled(retain, most, record.seed)
+    yield retain
 
 
 def _same(

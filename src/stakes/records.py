@@ -49,7 +49,11 @@ class Phase(Frozen):
 
 
 class Hashes(Frozen):
-    """SHA-256 of what went in and what came out."""
+    """SHA-256 of what went in and what came out.
+
+    ``retain_set`` is that of the retained images that the run looked at: those measured (``retain_sample``), or all of
+    them where the method trained on them.
+    """
 
     model_before: str
     model_after: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from stakes.config import RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
-from stakes.evaluator import Evaluator
+from stakes.evaluator import Evaluator, sampled
 from stakes.files import digest_json
 from stakes.held_to import HeldTo
 from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network
@@ -96,6 +97,7 @@ class Unlearning:
                 got="none",
                 fix="Give the training data, or choose a method that works without, such as structguard.",
             )
+        self.split = self._looked_at()
         if "anchors" in self.method.needs:
             self.anchors = current().from_main(self._own_anchors)
         self.meter = Meter()
@@ -109,6 +111,13 @@ class Unlearning:
             if (finished := self.folder.claim(identity)) is not None:
                 return self._again(self.folder, finished)
             return self._resumable(self.folder)
+
+    def _looked_at(self) -> ForgetSplit:
+        """The split without retained images that the run never looks at: hashing them would decode them all."""
+        if self.split.retain is None or "retain" in self.method.needs:
+            return self.split
+        retain = sampled(self.split.retain, self.run.retain_sample, self.run.seed)
+        return dataclasses.replace(self.split, retain=retain)
 
     def _kept(self) -> Classifier:
         """The classifier whose answers are to be kept."""
