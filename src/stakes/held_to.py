@@ -81,7 +81,8 @@ class HeldTo:
         return (
             "The unlabelled images are unlike those that the model was trained on: by its statistics they lie "
             f"{self.shift:.2f} standard deviations from them. Models held to their answers on such images kept little "
-            "more than without them, or less."
+            "more than without them, or less. See that they show what the model is for and are prepared as its "
+            "training images were (colours, brightness, sharpness), or leave them out."
         )
 
     def told(self, agreement: float | None) -> Unlabelled:
