@@ -30,6 +30,7 @@ from stakes.data.images import ImageSet
 from stakes.data.sources import Source
 from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError
+from stakes.evaluator import sampled
 from stakes.ledger import Ledger, LedgerError, add_request, prune_states, verify_ledger
 from stakes.ledger.states import ModelStates
 from stakes.methods import Method
@@ -251,6 +252,41 @@ def test_a_twin_of_a_forgotten_image_is_not_retained(tmp_path: Path) -> None:
     ask(ledger, (0,))
     carry_out(ledger, data=Source(twice, None, NAMES, "twins"))
     assert Record.load(ledger.run(1) / "record.json").before.retain_images == 35
+
+
+def test_with_a_sample_no_other_retained_image_is_hashed(tmp_path: Path) -> None:
+    """Nor is a twin of a forgotten image in the sample, wherever it lies; and the sample is that of a plain run."""
+    train = source().train
+    assert train is not None
+    hashed: set[int] = set()
+
+    class Watched(ImageSet):
+        def hashes(self) -> list[str]:
+            hashed.update(self._rows.tolist())
+            return super().hashes()
+
+        def _view(self, rows: torch.Tensor, labels: torch.Tensor, *more: Any) -> ImageSet:
+            return Watched(self._store, labels, *more, rows=rows)
+
+    def watched(images: ImageSet) -> ImageSet:
+        return Watched(images._store, images.labels, images.class_names, images.size, rows=images._rows)
+
+    retained = train.subset(range(1, 36))
+    ledger = new_ledger(tmp_path / "ledger")
+    ask(ledger, (0,))
+    data = Source(watched(train), None, NAMES, "large")
+    assert carry_out(ledger, data=data, retain_sample=4, seed=5).done
+    record = Record.load(ledger.run(1) / "record.json")
+    assert record.hashes.retain_set == sampled(retained, 4, 5).fingerprint()
+    assert len(hashed) == 5
+
+    twice = train.subset([0, 0, 0, 0, 7, 0])
+    second = new_ledger(tmp_path / "second")
+    ask(second, (0,))
+    carry_out(second, data=Source(twice, None, NAMES, "twins"), retain_sample=5)
+    only = Record.load(second.run(1) / "record.json")
+    assert only.before.retain_images == 1
+    assert only.hashes.retain_set == train.subset([7]).fingerprint()
 
 
 def test_an_image_that_the_data_lack_is_named_before_anything_starts(ledger: Ledger) -> None:

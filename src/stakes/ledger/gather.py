@@ -14,6 +14,7 @@ from stakes.data.images import ImageSet
 from stakes.data.sources import Source, open_source
 from stakes.data.stores import Group, PixelStore
 from stakes.errors import DataError
+from stakes.evaluator import sampled
 from stakes.files import read_tensors, write_tensors
 from stakes.ledger.folder import Ledger
 from stakes.ledger.view import Request, View
@@ -131,15 +132,30 @@ class Gatherer:
         rows = [_stored(images, position) for images, position in places]
         return ImageSet(JoinedStore(rows), labels, self.names, self.view.created.body.input_size)
 
-    def retained(self, requests: Iterable[Request]) -> ImageSet | None:
-        """The training split without any image of the requests, duplicates included; None where it is unknown."""
+    def retained(
+        self, requests: Iterable[Request], most: int | None = None, seed: int = 0
+    ) -> ImageSet | None:
+        """The training split without any image of the requests, duplicates included; None where it is unknown.
+
+        Args:
+            most: look at so many images only, drawn by seed, and decode no others; a few less come back where there
+                are duplicates among them.
+        """
         if self.train is None:
             return None
+        known = list(requests)
+        names = {name for request in known for name in request.images}
         left = torch.ones(len(self.train), dtype=torch.bool)
-        for request in requests:
-            for name in request.images:
+        if most is None:
+            for name in names:
                 left[self.train_rows.get(name, [])] = False
-        return self.train.subset(left) if bool(left.any()) else None
+            return self.train.subset(left) if bool(left.any()) else None
+        found: dict[str, Place] = {}
+        self._look_in_train(known, found)
+        left[[row for _, row in found.values()]] = False
+        drawn = sampled(self.train.subset(left), most, seed)
+        others = torch.tensor([name not in names for name in drawn.hashes()], dtype=torch.bool)
+        return drawn.subset(others) if bool(others.any()) else None
 
     def _look_in_train(self, requests: Sequence[Request], found: dict[str, Place]) -> None:
         """The rows that the requests name are the first guess; the hash decides."""

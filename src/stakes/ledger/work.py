@@ -168,7 +168,7 @@ class Work:
         split = ForgetSplit(
             forget=self.gatherer.join(names, self.found),
             test=test,
-            retain=self.gatherer.retained(known),
+            retain=self.gatherer.retained(known, self._measured(), self.run.seed),
             unlabelled=unlabelled,
         )
         reference = started.label.get("reference")
@@ -290,6 +290,10 @@ class Work:
                 got="; ".join(differ)[:600],
                 fix="Give those options, or --abandon to begin anew.",
             )
+
+    def _measured(self) -> int | None:
+        """How many retained images are looked at; None: all."""
+        return None if "retain" in self.method.needs else self.run.retain_sample
 
     def _rows(self, names: Iterable[str]) -> list[int]:
         """Rows of the training split, if all of the images are there."""
