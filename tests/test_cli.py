@@ -151,6 +151,7 @@ def test_unlabelled_images_from_a_folder(stakes_cli: Any, model: Path, tmp_path:
     assert record["unlabelled"]["hash"] in page
     card = (tmp_path / "run" / "README.md").read_text()
     assert "unlabelled images that it was held to its answers on" in card
+    assert "their shift from what it was trained on" in card
     assert "traffic" not in card
     estimate = stakes_cli(*quick(model, tmp_path / "other", *words, "--dry-run", "--json"))
     assert estimate.code == 0, estimate.err

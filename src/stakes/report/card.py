@@ -140,6 +140,10 @@ def _images(record: Record) -> str:
     )
 
 
+def _shift(record: Record) -> str | None:
+    return None if record.unlabelled is None or (found := record.unlabelled.shift) is None else f"{found:.2f}"
+
+
 def _facts(record: Record, config: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("method", record.method),
@@ -149,6 +153,7 @@ def _facts(record: Record, config: dict[str, Any]) -> list[tuple[str, str]]:
             "unlabelled images that it was held to its answers on",
             record.unlabelled and record.unlabelled.images,
         ),
+        ("their shift from what it was trained on, in standard deviations", _shift(record)),
         ("seed", record.seed),
         ("steps", f"{record.steps:,}, {record.stop_reason}"),
         ("network", _without_paths(config.get("architecture"))),
