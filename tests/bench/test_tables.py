@@ -97,6 +97,13 @@ def test_the_best_has_forgotten_and_is_no_reference() -> None:
     assert {row for row in made.rows if made.get("test", row, 16).unforgotten} == {"before", "fisher"}
 
 
+def test_a_single_run_is_not_the_best_where_others_have_several() -> None:
+    several = [record("l2ul", seed=seed, test=70) for seed in range(2)]
+    made = sheet(*several, record("adv", test=75), record("neggrad", k=64, test=5))
+    assert {row for row in made.rows if made.get("test", row, 16).best} == {"l2ul"}
+    assert made.get("test", "neggrad", 64).best, "alone it is"
+
+
 def test_one_unforgotten_seed_of_three_marks_the_mean() -> None:
     made = sheet(*(record("adv", seed=seed, forget=6.25 * (seed == 1)) for seed in range(3)))
     entry = made.get("test", "adv", 16)

@@ -26,7 +26,8 @@ def caption(sheet: Sheet) -> str:
     """What a reader must know to read it."""
     parts = [
         "Percent, mean ± standard deviation (n − 1) over n seeds.",
-        "Bold: the highest mean among methods that forgot every image with every seed.",
+        "Bold: the highest mean among methods that forgot every image with every seed; single runs do not count where "
+        "others have several.",
         "BEFORE and ORACLE are references.",
     ]
     if any(entry.unforgotten for entry in sheet.entries.values()):

@@ -32,7 +32,8 @@ class Entry:
         mean, std: over seeds, percent; std is the sample's (n − 1), None for one seed. Both None: not known.
         n: seeds.
         published: the figure of the paper.
-        best: highest mean of its column among methods, references left out, that forgot with every seed.
+        best: highest mean of its column among methods, references left out, that forgot with every seed; single runs
+            do not count where others have several, since one may have been lucky.
         unforgotten: some seed's forget accuracy is above 0.
     """
 
@@ -168,7 +169,11 @@ def _mark_best(
     for block in ("test", "retain"):
         for k in columns:
             able = {row: entries[block, row, k] for row in rows if (block, row, k) in entries}
-            means = {row: e.mean for row, e in able.items() if e.mean is not None and not e.unforgotten}
+            able = {row: e for row, e in able.items() if e.mean is not None and not e.unforgotten}
+            several = any(e.n > 1 for e in able.values())
+            means = {
+                row: e.mean for row, e in able.items() if e.mean is not None and (e.n > 1 or not several)
+            }
             for row, mean in means.items():
                 # As printed: two that read alike are both the best.
                 if round(mean, 2) == round(max(means.values()), 2):
