@@ -31,14 +31,12 @@ Change = Callable[[Image.Image], Image.Image]
 def main(words: list[str] | None = None) -> None:
     given = _arguments(words)
     model, out = load_checkpoint(given.model), Path(given.out)
-    own, other = (_pictures(path, given.images) for path in (given.data, given.other))
-    pictures = [picture for picture, _ in own]
-    foreign = [picture for picture, _ in other]
+    own, other = (_pictures(path) for path in (given.data, given.other))
+    pictures, foreign = ([picture for picture, _ in some[: given.images]] for some in (own, other))
     for name, change in CHANGES.items():
         _save(out / name, map(change, pictures))
-    everything = _pictures(given.data)
     for name, classes in (("one", 1), ("half", len(model.class_names) // 2)):
-        _save(out / name, [picture for picture, label in everything if label < classes][: given.images])
+        _save(out / name, [picture for picture, label in own if label < classes][: given.images])
     _save(out / "mix", [*pictures[: len(pictures) // 2], *foreign[: len(pictures) // 2]])
     _save(out / "other", foreign)
     shifts = {}
@@ -65,12 +63,12 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def _pictures(data: str, most: int | None = None) -> list[tuple[Image.Image, int]]:
-    """The first images of the test split at their own size, with their labels."""
+def _pictures(data: str) -> list[tuple[Image.Image, int]]:
+    """The images of the test split at their own size, with their labels."""
     test = stakes.open_source(data).test
     if test is None:
         raise SystemExit(f"{data}: a test split is needed")
-    return [_picture(test, row) for row in range(len(test))[:most]]
+    return [_picture(test, row) for row in range(len(test))]
 
 
 def _picture(images: ImageSet, row: int) -> tuple[Image.Image, int]:

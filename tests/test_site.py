@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import zlib
@@ -19,13 +18,8 @@ pytest.importorskip("mkdocs", reason="extra 'docs' is not installed")
 
 
 @pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "tools" / "docs_site.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hooks(load_script: Any) -> ModuleType:
+    return load_script(ROOT / "tools" / "docs_site.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,8 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "sequential.py"
 
 
 @pytest.fixture
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("sequential", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script: Any) -> Any:
+    return load_script(SCRIPT)
 
 
 def test_writes_what_happened_and_resumes(
