@@ -82,6 +82,8 @@ def test_where_a_few_words_would_say_nothing_the_check_speaks():
         build(Grid, {"name": "g", "data": [{"name": 7}], "k": [1], "methods": ["before"]})
     with pytest.raises(ConfigError, match="setting 'data' of Grid: expected field required, got none"):
         build(Grid, {"name": "g", "k": [1], "methods": ["before"]})
+    with pytest.raises(ConfigError, match=r"setting 'data' of Grid: expected .*, got 'y{199}…"):
+        build(Grid, {"name": "g", "data": "y" * 9000, "k": [1], "methods": ["before"]})
 
 
 def test_a_mistyped_name_is_told_the_one_next_to_it():

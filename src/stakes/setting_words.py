@@ -17,6 +17,7 @@ _BOUNDS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
 }
+_MOST = 200  # characters of a value in a message
 _TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text"}
 
 
@@ -53,9 +54,21 @@ def refused(kind: type[BaseModel], first: Mapping[str, Any]) -> ConfigError:
     takes, text = _said_of(owner, place[-1]) if owner is not None and place else ("", "")
     # A check of our own says what is wrong better than the type does.
     if not takes or first["type"] not in get_args(core_schema.ErrorType):
-        takes = first["msg"][:1].lower() + first["msg"][1:]
-    got = "none" if first["type"] == "missing" else repr(first.get("input"))
-    return ConfigError(f"setting {where!r} of {kind.__name__}", expected=takes, got=got, fix=text)
+        said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+        takes = said[:1].lower() + said[1:]
+    what = f"setting {where!r} of {kind.__name__}" if where else f"settings of {kind.__name__}"
+    return ConfigError(what, expected=takes, got=_given(first), fix=text)
+
+
+def _given(first: Mapping[str, Any]) -> str:
+    """What came, in a line; nothing where settings were checked against each other: what is wrong names them."""
+    if first["type"] == "missing":
+        return "none"
+    value = first.get("input")
+    if first["type"] == "value_error" and isinstance(value, Mapping | BaseModel):
+        return ""
+    said = repr(value)
+    return said if len(said) <= _MOST else f"{said[:_MOST]}…"
 
 
 def _within(kind: type[BaseModel], place: Sequence[str]) -> type[BaseModel] | None:

@@ -98,6 +98,8 @@ def test_what_is_wrong_is_named(grid_of: Make, changes: dict[str, Any], words: t
     with pytest.raises(ConfigError) as said:
         expand(grid_of(**changes))
     assert all(word in str(said.value) for word in words), said.value
+    assert "value error" not in str(said.value).lower()
+    assert len(str(said.value)) < 1000, "of a grid as a whole what is wrong, not the grid"
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", None])

@@ -280,3 +280,19 @@ def test_channels_last_as_on_a_gpu(classify, pixels, tmp_path):
     save_checkpoint(model, tmp_path)
     assert load_checkpoint(tmp_path, factory=lambda: network).fingerprint() == print_before
     assert model.to("cpu").body[0].weight.is_contiguous()
+
+
+def test_a_layout_of_images_or_weights_that_breaks_kernels_of_a_cpu_does_not_get_in():
+    """One channel is channels last as well, as far as strides tell; so is a network that its owner made so."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+    network = network.to(memory_format=torch.channels_last)
+    model = Classifier.from_network(network, class_names="abc", input_size=(1, 8, 8))
+    seen = []
+    model.body[0].register_forward_hook(lambda _module, given, made: seen.append((given[0], made)))
+    pixels = torch.rand(5, 8, 8, 1).permute(0, 3, 1, 2)
+    assert pixels.is_contiguous(memory_format=torch.channels_last), "or the test says nothing"
+    wanted = model(pixels.clone(memory_format=torch.contiguous_format))
+    assert torch.equal(model(pixels), wanted)
+    assert [given.stride() for given, _ in seen] == [(64, 64, 8, 1)] * 2
+    assert all(made.stride() == (256, 64, 8, 1) for _, made in seen)
+    assert model.body[0].weight.stride() == (9, 9, 3, 1)
