@@ -19,7 +19,7 @@ from stakes.unlearning import Unlearned
 
 CALL: dict[str, Any] = {
     "method": "neggrad",
-    "settings": {"lr": 0.004, "max_steps": 40},
+    "settings": {"lr": 0.004, "max_steps": 80},
     "device": "cpu",
     "measure_every": 1,
 }
@@ -94,11 +94,11 @@ def test_a_resumed_run_keeps_the_same_files(kept: tuple[Path, Unlearned], tmp_pa
 
 
 def test_the_end_is_measured_where_the_last_step_was_not(tmp_path: Path) -> None:
-    settings = {"lr": 0.004, "max_steps": 20}
+    settings = {"lr": 0.004, "max_steps": 44}
     result = forget(tmp_path / "run", milestones=True, measure_every=1000, settings=settings)
     assert result.record.stop_reason == "step limit"
     assert result.record.after.forget_accuracy <= 50, "too few steps to test anything"
-    assert [step for step, _ in snapshots(tmp_path / "run", 9)] == [20]
+    assert [step for step, _ in snapshots(tmp_path / "run", 9)] == [44]
 
 
 def test_a_path_that_does_not_work_yet_is_no_milestone(tmp_path: Path) -> None:

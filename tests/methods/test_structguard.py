@@ -651,7 +651,8 @@ def test_a_projector_that_starts_at_random_must_learn_before_the_stop_test_count
     patient = run(tmp_path, projector_init="random", stop_probe_accuracy=0.9, max_steps=60)
     assert hasty.record.stop_reason == "forgotten"
     assert patient.record.steps > hasty.record.steps
-    assert patient.record.test_accuracy > hasty.record.test_accuracy
+    assert patient.record.stop_reason == "forgotten"
+    assert patient.history[-1]["loss_ret"] < 0.5 * hasty.history[-1]["loss_ret"], "it knows its probes"
 
 
 def test_the_importance_costs_one_pass_each_way_for_every_probe(tmp_path):
