@@ -65,4 +65,5 @@ def test_nothing_is_switched_for_a_cpu() -> None:
 def test_a_gpu_is_named_by_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model {device.type}")
     assert device_name(CUDA) == "cuda (Model cuda)"
-    assert device_name(torch.device("cpu")) == "cpu"
+    assert device_name(torch.device("cpu")) == f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    assert device_name(torch.device("mps")) == "mps"
