@@ -60,6 +60,7 @@ WHOLE = {
     "table4-cifar10": _of_256("table4", "l2ul", "visual"),
     "table5-cifar10": _of_256("table5", "no-alignment", "no-regularisation", "no-head-penalty"),
     "table6-cifar10": _of_256("table6", "mse", "mmd", "kl", "wasserstein"),
+    "small-digits": Table(("small-digits",), "plain"),
 }
 ON_THE_WAY = (
     "milestones/cifar10-k16",
