@@ -42,6 +42,7 @@ def test_it_keeps_the_contract(tmp_path: Path) -> None:
     first = contract.run(row, cache=cache)
     contract.check_deterministic(row, first, cache)
     contract.check_seed(row, first, cache)
+    contract.check_used_again(row, cache)
     contract.check_input_untouched(row, cache)
     contract.check_stop(row, first)
     contract.check_history(row, first)

@@ -141,7 +141,7 @@ def run(row: Row, network: str = "cnn", forget: int = 4, **call: Any) -> Unlearn
     """One unlearning of the tiny problem by the method of a row."""
     tiny = problem(network, forget)
     given = {"anchors": tiny.anchors, "device": _on, "seed": 0, "measure_every": 2} | call
-    return unlearn(tiny.model, tiny.split, method=row.configured(), **given)
+    return unlearn(tiny.model, tiny.split, **({"method": row.configured()} | given))
 
 
 def weights(result: Unlearned) -> dict[str, Tensor]:
@@ -181,6 +181,15 @@ def check_seed(row: Row, first: Unlearned, cache: Path) -> None:
     other = run(row, seed=1, cache=cache)
     differs = not same(weights(first), weights(other))
     assert differs == row.draws, f"another seed {'changes' if differs else 'does not change'} the weights"
+
+
+def check_used_again(row: Row, cache: Path) -> None:
+    """An object that has been at work on another request gives what a fresh one does."""
+    used = row.configured()
+    run(row, forget=3, method=used, seed=2, cache=cache)
+    again, fresh = run(row, "resnet10", method=used, cache=cache), run(row, "resnet10", cache=cache)
+    assert same(weights(again), weights(fresh)), "what it remembers of the run before changes the next"
+    assert again.history == fresh.history
 
 
 def check_input_untouched(row: Row, cache: Path) -> None:

@@ -64,6 +64,10 @@ def test_seed(row: Row, first: Unlearned, cache: Path) -> None:
     contract.check_seed(row, first, cache)
 
 
+def test_used_again(row: Row, cache: Path) -> None:
+    contract.check_used_again(row, cache)
+
+
 def test_input_untouched(row: Row, cache: Path) -> None:
     contract.check_input_untouched(row, cache)
 
@@ -163,6 +167,21 @@ class _Forgetful(_Honest):
             yield row
 
 
+class _Remembers(_Honest):
+    """Keeps a thing of a run where every copy of the object finds it."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.speeds = []
+
+    def run(self, job):
+        for row in super().run(job):
+            self.speeds.append(0.1)
+            with torch.no_grad():
+                job.model.head.bias[2] += sum(self.speeds)
+            yield row
+
+
 class _Silent(_Honest):
     def row(self, draw):
         return {}
@@ -180,6 +199,7 @@ def test_the_honest_toy_passes(cache: Path, tmp_path: Path) -> None:
     first = contract.run(HONEST, cache=cache)
     contract.check_deterministic(HONEST, first, cache)
     contract.check_seed(HONEST, first, cache)
+    contract.check_used_again(HONEST, cache)
     contract.check_input_untouched(HONEST, cache)
     contract.check_stop(HONEST, first)
     contract.check_history(HONEST, first)
@@ -195,6 +215,11 @@ def test_notices_global_draws(cache: Path) -> None:
     broken = Row(_GlobalDraws)
     with pytest.raises(AssertionError, match="two runs of one seed differ"):
         contract.check_deterministic(broken, contract.run(broken, cache=cache), cache)
+
+
+def test_notices_what_is_left_of_a_run_before(cache: Path) -> None:
+    with pytest.raises(AssertionError, match="what it remembers"):
+        contract.check_used_again(Row(_Remembers), cache)
 
 
 def test_notices_a_changed_input(cache: Path) -> None:

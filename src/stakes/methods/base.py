@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -181,6 +182,8 @@ def carry_out(
         NumericalError: a loss or weight is NaN or infinite; what was saved before is kept.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
+    # What a method remembers belongs to this run: a grid runs the same object with every seed.
+    method = copy.copy(method)
     job.track("body", job.model.body)
     job.track("head", job.model.head)
     if milestones is not None:
