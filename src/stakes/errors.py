@@ -7,6 +7,17 @@ without a traceback and exits with the class's ``exit_code``; in Python they are
 from __future__ import annotations
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value in a message: its ``repr``, cut to ``most`` characters.
+
+    Example:
+        >>> shown("y" * 9, most=6)
+        "'yyyy…"
+    """
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class StakesError(Exception):
     """Base of all errors caused by input or environment.
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import core_schema
 
-from stakes.errors import ConfigError
+from stakes.errors import ConfigError, shown
 
 _BOUNDS = {
     "minimum": "at least {}",
@@ -17,7 +17,7 @@ _BOUNDS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
 }
-_MOST = 200  # characters of a value in a message
+_MOST = 201  # characters of a value in a message
 _TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text"}
 
 
@@ -67,8 +67,7 @@ def _given(first: Mapping[str, Any]) -> str:
     value = first.get("input")
     if first["type"] == "value_error" and isinstance(value, Mapping | BaseModel):
         return ""
-    said = repr(value)
-    return said if len(said) <= _MOST else f"{said[:_MOST]}…"
+    return shown(value, most=_MOST)
 
 
 def _within(kind: type[BaseModel], place: Sequence[str]) -> type[BaseModel] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stakes.data.names import unprintable
-from stakes.errors import AnchorError
+from stakes.errors import AnchorError, shown
 from stakes.files import digest
 
 MOST_ATTRIBUTES = 50
@@ -95,7 +95,7 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_CLASS_NAME:
             wanted = f"non-empty strings of at most {LONGEST_CLASS_NAME} characters"
-            raise AnchorError("class name", expected=wanted, got=_short(name))
+            raise AnchorError("class name", expected=wanted, got=shown(name))
         if unprintable(name):
             raise AnchorError("class name", expected="no control characters", got=ascii(name))
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -230,24 +230,24 @@ def clean_attributes(class_name: str, attributes: Any, origin: str = "attributes
         >>> clean_attributes("cat", [" striped  fur "])
         ('striped fur',)
     """
-    what = f"{origin} of class {_short(class_name)}"
+    what = f"{origin} of class {shown(class_name)}"
     if isinstance(attributes, str) or not isinstance(attributes, Sequence):
-        raise AnchorError(what, expected="a list of strings", got=_short(attributes))
+        raise AnchorError(what, expected="a list of strings", got=shown(attributes))
     if not 1 <= len(attributes) <= MOST_ATTRIBUTES:
         raise AnchorError(what, expected=f"1 to {MOST_ATTRIBUTES} attributes", got=str(len(attributes)))
     cleaned: list[str] = []
     for attribute in attributes:
         if not isinstance(attribute, str) or not attribute.strip():
-            raise AnchorError(what, expected="non-empty strings", got=_short(attribute))
+            raise AnchorError(what, expected="non-empty strings", got=shown(attribute))
         text = " ".join(attribute.split())
         if len(text) > LONGEST_ATTRIBUTE:
             raise AnchorError(
                 what,
                 expected=f"at most {LONGEST_ATTRIBUTE} characters each",
-                got=f"{len(text)}: {_short(text)}",
+                got=f"{len(text)}: {shown(text)}",
             )
         if text.casefold() in {other.casefold() for other in cleaned}:
-            raise AnchorError(what, expected="each attribute once", got=f"{_short(text)} twice")
+            raise AnchorError(what, expected="each attribute once", got=f"{shown(text)} twice")
         cleaned.append(text)
     return tuple(cleaned)
 
@@ -277,10 +277,5 @@ def listed(names: Iterable[Any], most: int = 10) -> str:
         >>> listed(["a", "b"])
         "'a', 'b'"
     """
-    shown = [_short(name) for name in names]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-
-
-def _short(value: Any, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    words = [shown(name) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

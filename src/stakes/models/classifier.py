@@ -140,7 +140,7 @@ class Classifier(nn.Module):
             architecture=config if config is not None else describe(network),
         )
         _check_split(made.eval(), found, dummy)
-        made._arrange()
+        made._lay_out()
         return made
 
     def _features_of(self, normalised: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ class Classifier(nn.Module):
                 got=f"{pixels.dtype} of shape {tuple(pixels.shape)}",
                 fix="Divide bytes by 255, and add the batch dimension with unsqueeze(0).",
             )
-        return shared_pass(self.body, self._features_of, _told((pixels - self.mean) / self.std))
+        return shared_pass(self.body, self._features_of, _usual_strides((pixels - self.mean) / self.std))
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (n, b) of features (n, d), through the projector where there is one."""
@@ -208,10 +208,10 @@ class Classifier(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As for any module; on a GPU convolutions get channels last, for which its kernels are made."""
         moved = super().to(*args, **kwargs)
-        moved._arrange()
+        moved._lay_out()
         return moved
 
-    def _arrange(self) -> None:
+    def _lay_out(self) -> None:
         # Not on a CPU: with channels last, fewer than eight of them and a stride, oneDNN writes beyond its buffer
         # (uxlfoundation/oneDNN#6035, open with torch 2.13).
         _arrange(self, torch.channels_last if self.mean.is_cuda else torch.contiguous_format)
@@ -280,10 +280,10 @@ def _arrange(network: nn.Module, layout: torch.memory_format) -> None:
             weight: torch.Tensor = module.weight  # type: ignore[assignment]
             weight.data = weight.data.contiguous(memory_format=layout)
             if layout == torch.contiguous_format:
-                weight.data = _told(weight.data)
+                weight.data = _usual_strides(weight.data)
 
 
-def _told(channels: torch.Tensor) -> torch.Tensor:
+def _usual_strides(channels: torch.Tensor) -> torch.Tensor:
     """The same, with the strides of the usual layout where there is one channel, whose strides can say either."""
     return channels.squeeze(1).unsqueeze(1) if channels.shape[1] == 1 else channels
 
