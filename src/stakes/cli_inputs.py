@@ -70,6 +70,6 @@ def choose_anchors(
     return build_anchors(class_names, attributes=attributes, encoder=encoder)
 
 
-def preset_label(preset: str | None, assignments: list[str] | None) -> str | None:
+def preset_label(preset: str | None, changed: bool) -> str | None:
     """A preset with changed settings must not pass for the preset."""
-    return f"{preset} with changes" if preset and assignments else preset
+    return f"{preset} with changes" if preset and changed else preset

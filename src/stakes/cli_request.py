@@ -202,7 +202,7 @@ def run(
             unlabelled=unlabelled,
             anchors=anchors,
             method=configured,
-            preset=preset_label(preset or configured.default_preset, assignments),
+            preset=preset_label(preset or configured.default_preset, bool(assignments)),
             repair_rounds=repair_rounds,
             abandon=abandon,
             progress=progress,

@@ -11,6 +11,17 @@ from stakes.cli_options import Device, JsonOption, PluginsOption, Precision, See
 
 if TYPE_CHECKING:
     from stakes.tune.record import Trial, TuneRecord
+    from stakes.tune.request import Tuned
+
+TuneOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tune",
+        min=2,
+        help="First choose the learning rate (or what the method names) in so many trials of this request, judged on "
+        "probes; each takes as long as the run.",
+    ),
+]
 
 commands = typer.Typer()
 
@@ -62,6 +73,42 @@ def tune(
         return
     Console().print(_table(record))
     typer.echo(f"{out}: a grid takes a choice with tuned: {out} beside the method.")
+
+
+def search_first(out: Path, *, as_json: bool, **wanted: Any) -> Tuned:
+    """The search that ``--tune`` asks for, in the folder of the run, and what it found on the screen.
+
+    Args:
+        wanted: of `stakes.tune.request.tune_request`.
+    """
+    from rich.console import Console
+
+    from stakes.api import default_cache
+    from stakes.console import live_progress
+    from stakes.runs import RunFolder
+    from stakes.tune.request import tune_request
+
+    RunFolder(out).refuse_begun()
+    with live_progress() as progress:
+        tuned = tune_request(
+            **wanted | {"cache": wanted["cache"] or default_cache()}, out=out, progress=progress
+        )
+    if not as_json:
+        Console().print(_table(tuned.record))
+    return tuned
+
+
+def told_of(tuned: Tuned | None, out: Path) -> dict[str, str]:
+    """What a run's record says of the search before it; the hash is that of the file of trials beside the record."""
+    if tuned is None:
+        return {}
+    from stakes.files import digest_file
+    from stakes.runs import SEARCH
+
+    digest = digest_file(out / SEARCH)
+    return {
+        "tuned": f"{tuned.record.trials} trials of this request, judged on probes ({SEARCH}, sha256 {digest})"
+    }
 
 
 def _table(record: TuneRecord) -> Any:

@@ -34,6 +34,7 @@ from stakes.cli_options import (
     print_json,
 )
 from stakes.cli_processes import speaks
+from stakes.cli_tune import TuneOption, search_first, told_of
 
 if TYPE_CHECKING:
     from stakes.data.forget import ForgetSplit
@@ -59,6 +60,7 @@ def unlearn(
     method: MethodOption = "structguard",
     preset: PresetOption = None,
     assignments: SetOption = None,
+    tune: TuneOption = None,
     retain_sample: RetainSampleOption = None,
     milestones: Annotated[
         bool,
@@ -83,7 +85,8 @@ def unlearn(
     from stakes.report.page import write_page
     from stakes.tracking import tracking
 
-    configured = find_method(method).configure(preset, parse_assignments(assignments or []))
+    given = parse_assignments(assignments or [])
+    configured = find_method(method).configure(preset, given)
     classifier, split, source = open_problem(
         model, data, forget, seed, unlabelled=unlabelled, allow_pickle=allow_pickle
     )
@@ -97,11 +100,29 @@ def unlearn(
     if unlabelled_most is not None:
         settings["unlabelled_most"] = unlabelled_most
     if dry_run:
-        _say_estimate(classifier, split, configured, settings, out, cache, as_json)
+        _say_estimate(classifier, split, configured, settings, out, cache, as_json, tune or 0)
         return
     kept = load_checkpoint(reference, allow_pickle=allow_pickle) if reference is not None else None
     needed = "anchors" in configured.needs
     anchor_set = choose_anchors(needed, classifier.class_names, anchors_file, attributes, encoder)
+    tuned = None
+    if tune is not None:
+        tuned = search_first(
+            out,
+            as_json=as_json,
+            model=classifier,
+            split=split,
+            method=method,
+            preset=preset,
+            settings=given,
+            trials=tune,
+            reference=kept,
+            anchors=anchor_set,
+            cache=cache,
+            **settings,
+        )
+        configured = tuned.method
+    changed = bool(assignments) or (tuned is not None and tuned.changed)
     shown = {
         "method": method,
         "preset": preset,
@@ -118,12 +139,13 @@ def unlearn(
             reference=kept,
             anchors=anchor_set,
             method=configured,
-            preset=preset_label(preset or configured.default_preset, assignments),
+            preset=preset_label(preset or configured.default_preset, changed),
             out=out,
             cache=cache,
             request={"model": model, "data": data, "forget": forget, "note": source.note if source else ""}
             | ({} if reference is None else {"reference": reference})
-            | ({} if unlabelled is None else {"unlabelled": unlabelled}),
+            | ({} if unlabelled is None else {"unlabelled": unlabelled})
+            | told_of(tuned, out),
             progress=tracked.following(progress),
             **settings,
         )
@@ -146,6 +168,7 @@ def _say_estimate(
     out: Path,
     cache: Path | None,
     as_json: bool,
+    trials: int,
 ) -> None:
     from rich.console import Console
 
@@ -155,7 +178,7 @@ def _say_estimate(
     from stakes.estimate import estimate
 
     run = build(RunSettings, settings)
-    found = estimate(classifier, split, method, run, out=out, cache=cache or default_cache())
+    found = estimate(classifier, split, method, run, out=out, cache=cache or default_cache(), trials=trials)
     if as_json:
         print_json(found.to_json())
         return

@@ -25,6 +25,7 @@ from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
 from stakes.probe_store import IN_MEMORY_BYTES, ProbeStore
 from stakes.runtime import autocast, resolve_device
+from stakes.tune.judge import judging
 
 _ENOUGH_SECONDS = 0.5
 """How long a pass has to take to be timed; batches grow until it does."""
@@ -38,13 +39,19 @@ class PhaseEstimate:
     backward: int
     seconds: float
 
+    def __add__(self, other: PhaseEstimate) -> PhaseEstimate:
+        return PhaseEstimate(
+            self.forward + other.forward, self.backward + other.backward, self.seconds + other.seconds
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
     """Upper bounds of one unlearning by one process.
 
     Attributes:
-        phases: by name; ``unlearn`` up to the step limit, though most methods stop once the forget set is forgotten.
+        phases: by name; ``trials`` and ``unlearn`` up to the step limit, though most methods stop once the forget set
+            is forgotten.
         steps: that limit.
         pace: seconds an image, measured: ``forward``, ``probe`` (forward and back to the pixels), ``step`` (forward and
             back to the weights).
@@ -93,11 +100,15 @@ def estimate(
     *,
     out: Path,
     cache: Path,
+    trials: int = 0,
 ) -> Estimate:
     """Estimate one unlearning from its settings and a few timed passes of random images; nothing is written.
 
     Passes are counted as in `stakes.bench.cost`. Time is passes times pace: decoding, losses behind the features, and
     waiting for a disk are not in it. Probes that lie in the cache already are left out.
+
+    Args:
+        trials: of a search for settings before it (`stakes.tune.request`), counted as a phase of their own.
 
     Raises:
         ConfigError: unlabelled images for a method that has no use for them, or a device that is not there.
@@ -132,11 +143,12 @@ def estimate(
     phases = {"evaluate before": phase(evaluated, "step")}
     if facts.unlabelled:
         phases["unlabelled"] = phase(Passes(facts.unlabelled), "step")
-    phases |= {
-        "probes": phase(probes, "probe"),
-        "unlearn": phase(cost.unlearn, "step"),
-        "evaluate after": phase(evaluated, "step"),
-    }
+    phases["probes"] = phase(probes, "probe")
+    if trials:
+        made, judged = judging(trials)
+        tried = cost.unlearn * trials + Passes(k * (trials + 1) + judged)
+        phases["trials"] = phase(Passes(made, made), "probe") + phase(tried, "step")
+    phases |= {"unlearn": phase(cost.unlearn, "step"), "evaluate after": phase(evaluated, "step")}
     return Estimate(
         phases=phases,
         steps=cost.steps,

@@ -30,6 +30,10 @@ from stakes.files import (
 from stakes.locks import alone
 from stakes.records import Record
 
+SEARCH = "tune.json"
+"""The record of a search for the settings of the run, where there was one (`stakes.tune`)."""
+SEARCH_LOCK = "tune.lock"
+
 _SNAPSHOT = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -38,9 +42,9 @@ class RunFolder:
 
     ``config.yaml`` the resolved request, ``record.json``, ``history.jsonl`` one line a step, ``model.safetensors`` and
     ``config.json`` the deployed classifier as a checkpoint, ``anchors.safetensors`` where the method used some,
-    ``snapshots/`` with the weights of some steps where milestones were asked for, ``analyses/`` with a file a section,
-    ``report.html``. While the run goes on, ``state/`` holds what is needed to resume, and the lock. Only the owner may
-    enter the folder.
+    ``snapshots/`` with the weights of some steps where milestones were asked for, ``analyses/`` with a file a
+    section, ``report.html``, ``tune.json`` where settings were searched first. While the run goes on, ``state/``
+    holds what is needed to resume, and the lock. Only the owner may enter the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,18 +69,37 @@ class RunFolder:
             # Still there where the run was killed just after its record was written.
             shutil.rmtree(self.state, ignore_errors=True)
             return Record.load(self.record_path)
-        if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
-            raise RunFolderError(
-                f"{self.path} is not a run folder",
-                expected="a new or empty folder",
-                fix="Choose another --out.",
-            )
+        self._refuse_foreign()
         # Forget images and what hangs on them may be personal.
         private_folder(self.path)
         with contextlib.suppress(OSError):  # some file systems have no modes
             self.path.chmod(0o700)
         write_bytes(config, yaml.safe_dump(wanted, sort_keys=True, allow_unicode=True).encode())
         return None
+
+    def refuse_begun(self) -> None:
+        """Make sure that a search of settings may work here first: nobody has begun a run without one.
+
+        Raises:
+            RunFolderError: somebody has, or the folder holds something else.
+        """
+        if not (self.path / "config.yaml").is_file():
+            self._refuse_foreign()
+        elif not (self.path / SEARCH).is_file():
+            raise RunFolderError(
+                f"{self.path} holds a run without a search",
+                expected="a new folder, or one whose search goes on",
+                got=f"no {SEARCH} in it",
+                fix="Choose another --out, or leave --tune out to resume that run.",
+            )
+
+    def _refuse_foreign(self) -> None:
+        if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
+            raise RunFolderError(
+                f"{self.path} is not a run folder",
+                expected="a new or empty folder",
+                fix="Choose another --out.",
+            )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -203,8 +226,10 @@ class RunFolder:
 
 
 def _foreign(entry: Path) -> bool:
-    """Whether a file is not what a crash during the very first write leaves behind."""
-    return not (entry.is_dir() and entry.name.startswith(".config.yaml."))
+    """Whether a file is neither of a search of settings nor what a crash during the very first write leaves behind."""
+    if entry.name in (SEARCH, SEARCH_LOCK):
+        return False
+    return not (entry.is_dir() and entry.name.startswith((".config.yaml.", f".{SEARCH}.")))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

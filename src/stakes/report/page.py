@@ -152,6 +152,8 @@ def _done(record: Record) -> list[tuple[str, str]]:
         where = record.request.get("unlabelled") or "given in Python"
         said = f"probes, and {record.unlabelled.said} ({where}){record.unlabelled.left_out}. "
         rows.insert(1, ("held to its answers on", f"{said}{record.unlabelled.likeness}".rstrip()))
+    if record.request.get("tuned"):
+        rows.insert(1, ("with settings chosen in", str(record.request["tuned"])))
     if record.already_misclassified:
         rows.append(
             ("to start with", f"{record.already_misclassified} of the images were misclassified already")

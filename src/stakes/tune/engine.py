@@ -8,9 +8,10 @@ from stakes.bench.cells import configured
 from stakes.bench.plugins import Registry
 from stakes.locks import alone
 from stakes.progress import Progress, silent
+from stakes.runs import SEARCH, SEARCH_LOCK
 from stakes.tune.crew import Order, carry_out_with
 from stakes.tune.plan import TunePlan, space_of
-from stakes.tune.record import FILE, TuneRecord
+from stakes.tune.record import TuneRecord
 from stakes.tune.search import Search
 from stakes.tune.trials import Trials
 
@@ -53,8 +54,8 @@ def run_tune(
     trials = Trials(plan, registry, cache)  # opens nothing yet
     spaces = {entry.row: space_of(entry, configured(plan, entry, registry)) for entry in plan.methods}
     plan.check_places()
-    with alone(out / "tune.lock", what=f"{out}", fix="Wait for that search, or choose another --out."):
-        search = Search(plan, out / FILE, trials, spaces, seed)
+    with alone(out / SEARCH_LOCK, what=f"{out}", fix="Wait for that search, or choose another --out."):
+        search = Search(plan, out / SEARCH, trials, spaces, seed)
         progress("trials", search.done, search.whole)
         workers = min(jobs, len(search.open_rows()))
         if workers > 1:

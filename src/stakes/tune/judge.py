@@ -22,6 +22,18 @@ VALIDATION = ProbeSettings(kind="inverted", inversion=InversionSettings(batches=
 MIXES = 2  # draws of every validation probe, cut and mixed
 
 
+def judging(trials: int) -> tuple[int, int]:
+    """Images sent forward and back to the pixels to make the validation probes of a request, and forward to judge so
+    many trials on them.
+
+    Example:
+        >>> judging(8)[1]
+        9216
+    """
+    images = VALIDATION.number(1)
+    return VALIDATION.passes(1), (trials + 1) * MIXES * images
+
+
 class Judge:
     """Compares classifiers with the original on validation probes of a request.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from stakes.bench.grid import Count, Grid, MethodEntry, load_grid
-from stakes.config import Settings
+from stakes.config import MethodSettings, Settings
 from stakes.errors import ConfigError
 from stakes.methods import Method
 
@@ -87,12 +88,7 @@ def space_of(entry: SearchEntry, method: Method[Any]) -> dict[str, Span | Choice
         >>> space_of(SearchEntry(method="neggrad"), find_method("neggrad").configure())
         {'lr': Span(low=0.0001, high=0.01, log=True, whole=False)}
     """
-    space: dict[str, Span | Choices] = dict(entry.search)
-    if not space:
-        space = {name: Span(low=low, high=high) for name, (low, high) in method.search.items()}
-    if not space:
-        rate = method.settings.lr
-        space = {"lr": Span(low=rate / 10, high=rate * 10)}
+    space: dict[str, Span | Choices] = dict(entry.search) or own_space(method)
     for name, span in space.items():
         ends = (span.low, span.high) if isinstance(span, Span) else span
         if not ends:
@@ -101,3 +97,36 @@ def space_of(entry: SearchEntry, method: Method[Any]) -> dict[str, Span | Choice
             whole = isinstance(span, Span) and span.whole
             method.settings.with_overrides({name: int(end) if whole else end})
     return space
+
+
+def own_space(method: Method[Any]) -> dict[str, Span | Choices]:
+    """What a method names to be searched, or its learning rate from a tenth to ten times.
+
+    Example:
+        >>> from stakes.methods import find_method
+        >>> own_space(find_method("rawp").configure())
+        {'gamma': Span(low=0.001, high=0.1, log=True, whole=False)}
+    """
+    if method.search:
+        return {name: Span(low=low, high=high) for name, (low, high) in method.search.items()}
+    rate = method.settings.lr
+    return {"lr": Span(low=rate / 10, high=rate * 10)}
+
+
+def told_space(space: Space) -> dict[str, Any]:
+    """A space as a record has it."""
+    return {
+        name: span.model_dump(mode="json") if isinstance(span, Span) else list(span)
+        for name, span in space.items()
+    }
+
+
+def start_of(settings: MethodSettings, space: Space) -> dict[str, Any]:
+    """The values that settings have of what is searched, by dotted names.
+
+    Example:
+        >>> from stakes.methods import find_method
+        >>> start_of(find_method("neggrad").configure().settings, {"lr": (0.1,)})
+        {'lr': 0.001}
+    """
+    return {name: reduce(getattr, name.split("."), settings) for name in space}

@@ -11,8 +11,7 @@ import pydantic
 from stakes.errors import RunFolderError
 from stakes.files import write_json
 from stakes.records import Frozen
-
-FILE = "tune.json"
+from stakes.runs import SEARCH
 
 
 class Trial(Frozen):
@@ -65,6 +64,27 @@ class TuneRecord(Frozen):
         """Write it whole."""
         write_json(path, self.model_dump(mode="json"))
 
+    def with_trial(self, row: str, trial: Trial) -> Self:
+        """The same with one more trial of a row."""
+        found = self.rows[row]
+        changed = found.model_copy(update={"trials": (*found.trials, trial)})
+        return self.model_copy(update={"rows": self.rows | {row: changed}})
+
+    def refuse_other(self, wanted: TuneRecord, folder: Path) -> None:
+        """Make sure that a search found in a folder is the one that is wanted.
+
+        Raises:
+            RunFolderError: it is another one.
+        """
+        for name in ("plan", "hashes", "trials"):
+            if getattr(self, name) != getattr(wanted, name):
+                raise RunFolderError(
+                    f"search {folder}",
+                    expected="none, or one of the same plan, model and forget sets",
+                    got=f"one with other {name}",
+                    fix="Choose another --out.",
+                )
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read one from a file, or from the folder of a search.
@@ -72,13 +92,13 @@ class TuneRecord(Frozen):
         Raises:
             RunFolderError: there is none, or it cannot be read.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / SEARCH if path.is_dir() else path
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, pydantic.ValidationError) as error:
             raise RunFolderError(
                 f"search {path}",
-                expected=f"the {FILE} of stakes tune",
+                expected=f"the {SEARCH} of stakes tune",
                 got=" ".join(str(error).split())[:200],
             ) from None
 

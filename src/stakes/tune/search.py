@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from stakes.bench.cells import QUIET
-from stakes.config import MethodSettings
-from stakes.errors import RunFolderError
 from stakes.runtime import versions
-from stakes.tune.plan import SearchEntry, Space, Span, TunePlan
+from stakes.tune.plan import SearchEntry, Space, TunePlan, start_of, told_space
 from stakes.tune.record import Searched, Trial, TuneRecord
 from stakes.tune.sampling import suggest
 from stakes.tune.trials import Trials
@@ -30,14 +27,7 @@ class Search:
         self.path, self.trials, self.spaces, self.seed = path, trials, spaces, seed
         fresh = self._empty(plan)
         self.record = TuneRecord.load(path) if path.is_file() else fresh
-        for name in ("plan", "hashes", "trials"):
-            if getattr(self.record, name) != getattr(fresh, name):
-                raise RunFolderError(
-                    f"search {path.parent}",
-                    expected="none, or one of the same plan, model and forget sets",
-                    got=f"one with other {name}",
-                    fix="Choose another --out.",
-                )
+        self.record.refuse_other(fresh, path.parent)
 
     def _empty(self, plan: TunePlan) -> TuneRecord:
         hashes: dict[str, str] = {}
@@ -52,11 +42,8 @@ class Search:
         return TuneRecord(plan=told, hashes=hashes, trials=plan.trials, rows=rows, versions=versions())
 
     def _row(self, entry: SearchEntry) -> Searched:
-        told = {
-            name: span.model_dump(mode="json") if isinstance(span, Span) else list(span)
-            for name, span in self.spaces[entry.row].items()
-        }
-        return Searched(method=entry.method, preset=entry.preset, settings=entry.settings, space=told)
+        space = told_space(self.spaces[entry.row])
+        return Searched(method=entry.method, preset=entry.preset, settings=entry.settings, space=space)
 
     @property
     def whole(self) -> int:
@@ -78,16 +65,9 @@ class Search:
         if so_far:
             return suggest(space, so_far, self.seed, row)
         start = next(cell.method.settings for cell in self.trials.cells if cell.entry.row == row)
-        return {name: _value(start, name) for name in space}
+        return start_of(start, space)
 
     def keep(self, row: str, trial: Trial) -> None:
         """One more trial of a row, written down."""
-        found = self.record.rows[row]
-        changed = found.model_copy(update={"trials": (*found.trials, trial)})
-        self.record = self.record.model_copy(update={"rows": self.record.rows | {row: changed}})
+        self.record = self.record.with_trial(row, trial)
         self.record.save(self.path)
-
-
-def _value(settings: MethodSettings, name: str) -> Any:
-    """A setting by its dotted name."""
-    return reduce(getattr, name.split("."), settings)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from stakes.bench.cells import Cell, expand
 from stakes.bench.opening import Opening
 from stakes.bench.plugins import Registry
 from stakes.errors import NumericalError
 from stakes.models.classifier import Classifier
+from stakes.records import Record
 from stakes.runtime import repeatable, resolve_device
 from stakes.tune.judge import Judge
 from stakes.tune.plan import TunePlan
@@ -69,23 +72,15 @@ class Trials:
         Raises:
             StakesError: anything else that goes wrong.
         """
-        cells = [cell for cell in self.cells if cell.entry.row == row]
-        forget, agreement, steps = [], [], []
-        try:
-            for cell in cells:
+
+        def requests() -> Iterator[tuple[Record, float]]:
+            for cell in (cell for cell in self.cells if cell.entry.row == row):
                 with repeatable(resolve_device(cell.run.device)):
                     found = unlearned(self.opening, cell, settings, registry=self.registry, cache=self.cache)
-                    agreement.append(self._judge(cell).agreement(found.classifier))
-                forget.append(found.record.forget_accuracy)
-                steps.append(found.record.steps)
-        except NumericalError as error:
-            return Trial(settings=dict(settings), failed=str(error))
-        return Trial(
-            settings=dict(settings),
-            forget_accuracy=statistics.fmean(forget),
-            agreement=statistics.fmean(agreement),
-            steps=tuple(steps),
-        )
+                    agreement = self._judge(cell).agreement(found.classifier)
+                yield found.record, agreement
+
+        return trial_of(settings, requests())
 
     def _judge(self, cell: Cell) -> Judge:
         """That of a request; made once."""
@@ -94,7 +89,7 @@ class Trials:
             classifier, split = self.opening.problem(cell)
             device = resolve_device(cell.run.device)
             self._judges[key] = Judge(
-                _ready(classifier, device),
+                ready(classifier, device),
                 split.forget,
                 seed=cell.run.seed,
                 cache=self.cache,
@@ -105,5 +100,24 @@ class Trials:
         return self._judges[key]
 
 
-def _ready(classifier: Classifier, device: Any) -> Classifier:
+def trial_of(settings: Mapping[str, Any], requests: Iterable[tuple[Record, float]]) -> Trial:
+    """A trial from the record and the agreement of every request; where one diverges, a failed trial."""
+    forget, agreements, steps = [], [], []
+    try:
+        for record, agreement in requests:
+            forget.append(record.forget_accuracy)
+            agreements.append(agreement)
+            steps.append(record.steps)
+    except NumericalError as error:
+        return Trial(settings=dict(settings), failed=str(error))
+    return Trial(
+        settings=dict(settings),
+        forget_accuracy=statistics.fmean(forget),
+        agreement=statistics.fmean(agreements),
+        steps=tuple(steps),
+    )
+
+
+def ready(classifier: Classifier, device: torch.device) -> Classifier:
+    """A copy to be asked."""
     return classifier.clone().eval().requires_grad_(False).to(device)
