@@ -14,7 +14,7 @@ import pytest
 import stakes
 import tinydigits
 from stakes.config import ProbeSettings, RunSettings
-from stakes.errors import ConfigError, MissingExtraError, NumericalError, RunFolderError
+from stakes.errors import ConfigError, MissingExtraError, ModelError, NumericalError, RunFolderError
 from stakes.estimate import estimate
 from stakes.methods import find_method
 from stakes.models.checkpoint import save_checkpoint
@@ -29,6 +29,7 @@ QUICK = {"max_steps": 6}
 def search(out: Path, **changes: Any) -> Tuned:
     """A search of a request of five images."""
     words: dict[str, Any] = {"method": "neggrad", "settings": QUICK, "trials": 3, "device": "cpu"}
+    words["cache"] = out / "cache"
     return tune_request(tinydigits.digits_model(), tinydigits.split(5), out=out, **words | changes)
 
 
@@ -165,6 +166,29 @@ def test_what_cannot_be_searched_is_refused_before_a_trial(
     with pytest.raises(MissingExtraError, match="optuna"):
         search(tmp_path / "without")
     assert not calls
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_the_run_would_refuse_is_refused_before_validation_probes_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "__init__", lambda *args, **words: pytest.fail("too early"))
+    with pytest.raises(ModelError):
+        search(tmp_path, reference=tinydigits.digits_model("resnet10"))
+
+
+def test_a_search_and_its_run_in_python_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/tuning.md has it: a network of the user's own, no cache named."""
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *a, **k: str(tmp_path / "home"))
+    network, split = tinydigits.digits_model().to_network(), tinydigits.split(5)
+    tuned = tune_request(
+        network, split, method="neggrad", settings=QUICK, trials=2, out=tmp_path / "run", device="cpu"
+    )
+    result = stakes.unlearn(network, split, method=tuned.method, out=tmp_path / "run", device="cpu")
+    assert result.record.settings == tuned.method.settings.model_dump(mode="json")
+    assert TuneRecord.load(tmp_path / "run") == tuned.record
 
 
 def test_trials_that_all_diverge_are_told_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,16 +83,13 @@ def search_first(out: Path, *, as_json: bool, **wanted: Any) -> Tuned:
     """
     from rich.console import Console
 
-    from stakes.api import default_cache
     from stakes.console import live_progress
     from stakes.runs import RunFolder
     from stakes.tune.request import tune_request
 
     RunFolder(out).refuse_begun()
     with live_progress() as progress:
-        tuned = tune_request(
-            **wanted | {"cache": wanted["cache"] or default_cache()}, out=out, progress=progress
-        )
+        tuned = tune_request(out=out, progress=progress, **wanted)
     if not as_json:
         Console().print(_table(tuned.record))
     return tuned

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from stakes import api
 from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError
 from stakes.files import private_folder
-from stakes.inputs import refuse_mismatch
+from stakes.inputs import as_classifier, refuse_mismatch
 from stakes.locks import alone
 from stakes.methods import Method, find_method
 from stakes.models.classifier import Classifier
@@ -53,7 +57,7 @@ class Tuned:
 
 
 def tune_request(
-    model: Classifier,
+    model: nn.Module,
     split: ForgetSplit,
     *,
     out: str | Path,
@@ -61,7 +65,7 @@ def tune_request(
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     trials: int = TRIALS,
-    reference: Classifier | None = None,
+    reference: nn.Module | None = None,
     anchors: Anchors | None = None,
     cache: str | Path | None = None,
     progress: Progress = silent,
@@ -76,14 +80,14 @@ def tune_request(
     No test image is opened, and no retained one unless the method trains on them.
 
     Args:
-        model: the classifier that is to forget; never changed.
+        model: any torch classifier, or a `Classifier`; never changed.
         split: the request.
         out: folder for ``tune.json``, written after each trial; the same call goes on where it was. The folder of the
             run that is to follow is a good one.
         trials: settings to try, at least 2. Each takes as long as an unlearning.
         reference: the classifier whose answers are to be kept, as for `stakes.unlearn`.
         anchors: as for `stakes.unlearn`.
-        cache: folder for probes, ``out/cache`` where left out.
+        cache: folder for probes; the one of `stakes.unlearn` where left out.
         run: fields of `RunSettings`: seed, device, precision and so on.
 
     Raises:
@@ -109,17 +113,19 @@ def tune_request(
         )
     started = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
     _refuse(trials)
-    refuse_mismatch(model, split.forget)
-    folder = Path(out)
+    classifier, folder = as_classifier(model, split.forget), Path(out)
+    refuse_mismatch(classifier, split.forget)
+    if not (folder / SEARCH).is_file():
+        suggest(own_space(started), (), 0)  # says what is missing while there is nothing in the folder
     search = _Search(
-        model=model,
+        model=classifier,
         split=replace(split, test=None, retain=split.retain if "retain" in started.needs else None),
         method=started,
         preset=preset,
         run=build(RunSettings, run),
-        reference=reference,
+        reference=as_classifier(reference, split.forget) if reference is not None else None,
         anchors=anchors,
-        cache=Path(cache) if cache is not None else folder / "cache",
+        cache=Path(cache) if cache is not None else api.default_cache(),
         trials=trials,
     )
     private_folder(folder)
@@ -165,15 +171,11 @@ class _Search:
         record = TuneRecord.load(path) if path.is_file() else fresh
         record.refuse_other(fresh, path.parent)
         progress("trials", len(record.rows[row].trials), self.trials)
-        if len(record.rows[row].trials) == self.trials:
-            return record
-        suggest(space, (), 0)  # without the sampler no trial is worth its time
-        judge = self._judge()
         while (done := len(tried := record.rows[row].trials)) < self.trials:
             wanted = (
                 suggest(space, tried, self.run.seed, row) if done else start_of(self.method.settings, space)
             )
-            record = record.with_trial(row, trial_of(wanted, self._carried_out(wanted, judge)))
+            record = record.with_trial(row, trial_of(wanted, self._carried_out(wanted)))
             record.save(path)
             progress("trials", done + 1, self.trials)
         return record
@@ -212,6 +214,7 @@ class _Search:
         here = flat(self.method.settings.model_dump(mode="json"))
         return {name: value for name, value in here.items() if start.get(name) != value}
 
+    @cached_property
     def _judge(self) -> Judge:
         device = resolve_device(self.run.device)
         with repeatable(device):
@@ -225,12 +228,10 @@ class _Search:
                 batch=self.run.eval_batch,
             )
 
-    def _carried_out(self, wanted: Mapping[str, Any], judge: Judge) -> Iterator[tuple[Record, float]]:
-        """The request, with these settings."""
-        from stakes.api import unlearn
-
+    def _carried_out(self, wanted: Mapping[str, Any]) -> Iterator[tuple[Record, float]]:
+        """The request, with these settings; first of all it refuses what does not go together."""
         with repeatable(resolve_device(self.run.device)):
-            found = unlearn(
+            found = api.unlearn(
                 self.model,
                 self.split,
                 reference=self.reference,
@@ -240,5 +241,5 @@ class _Search:
                 cache=self.cache,
                 **self.run.model_dump() | {"milestones": False},
             )
-            agreement = judge.agreement(found.classifier)
+            agreement = self._judge.agreement(found.classifier)
         yield found.record, agreement
