@@ -84,10 +84,10 @@ def search_first(out: Path, *, as_json: bool, **wanted: Any) -> Tuned:
     from rich.console import Console
 
     from stakes.console import live_progress
-    from stakes.runs import RunFolder
+    from stakes.team_folder import run_folder
     from stakes.tune.request import tune_request
 
-    RunFolder(out).refuse_begun()
+    run_folder(out).refuse_begun()
     with live_progress() as progress:
         tuned = tune_request(out=out, progress=progress, **wanted)
     if not as_json:

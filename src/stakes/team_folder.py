@@ -38,6 +38,10 @@ class TeamFolder(RunFolder):
         """See `RunFolder.claim`; what it refuses is refused everywhere."""
         return current().from_main(lambda: self._own.claim(request))
 
+    def refuse_begun(self) -> None:
+        """See `RunFolder.refuse_begun`; what it refuses is refused everywhere."""
+        current().from_main(lambda: self._own.refuse_begun())
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """See `RunFolder.alone`; the main process holds the lock for all."""
