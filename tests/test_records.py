@@ -169,3 +169,14 @@ def test_who_lost_much_is_told_what_may_keep_more(record, lost, changes, told):
     hashes = record.hashes.model_dump() | {"probes": "p"}
     data = record.model_dump() | {"before": before, "after": after, "hashes": hashes} | changes
     assert bool(keep_more(Record.model_validate(data))) == told
+
+
+def test_who_has_searched_is_not_told_to_search(record):
+    before, after = (
+        Figures(test_accuracy=test, forget_accuracy=0.0, forget_images=1) for test in (90.0, 80.0)
+    )
+    hashes = record.hashes.model_dump() | {"probes": "p"}
+    data = record.model_dump() | {"before": before, "after": after, "hashes": hashes}
+    assert "--tune" in keep_more(Record.model_validate(data))
+    searched = data | {"request": record.request | {"tuned": "8 trials"}}
+    assert "--tune" not in keep_more(Record.model_validate(searched))

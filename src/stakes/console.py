@@ -181,7 +181,10 @@ def keep_more(record: Record) -> str:
     ]
     if record.hashes.probes is None or record.unlabelled is not None or max(lost, default=0.0) < MUCH:
         return ""
-    return "It may keep more with images that need no labels: name a folder of them with --unlabelled."
+    found = "It may keep more with images that need no labels: name a folder of them with --unlabelled."
+    if record.request.get("tuned"):
+        return found
+    return f"{found} Or with a learning rate chosen on this request, in eight trials as long as this run: --tune 8."
 
 
 def _percent(value: float | None) -> str:
