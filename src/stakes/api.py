@@ -13,10 +13,9 @@ from stakes.anchors.anchors import Anchors
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
-from stakes.errors import ConfigError
 from stakes.evaluator import Evaluator
-from stakes.inputs import Images, as_classifier, as_split, refuse_mismatch
-from stakes.methods import Method, find_method
+from stakes.inputs import Images, as_classifier, as_method, as_split, refuse_mismatch
+from stakes.methods import Method
 from stakes.progress import Progress, silent
 from stakes.records import Figures
 from stakes.runtime import repeatable, resolve_device
@@ -94,13 +93,7 @@ def unlearn(
         >>> result.record.forget_accuracy  # doctest: +SKIP
         0.0
     """
-    if isinstance(method, Method) and settings:
-        raise ConfigError(
-            "unlearn",
-            expected="settings with a method's name, or inside a configured method",
-            got="both ways",
-        )
-    configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
+    configured = as_method(method, preset, settings, "unlearn")
     work = Unlearning(
         method=configured,
         preset=preset or (None if isinstance(method, Method) else configured.default_preset),

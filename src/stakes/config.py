@@ -160,6 +160,10 @@ class MethodSettings(Settings):
         return 0
 
 
+# Fields of `RunSettings` that cannot change a figure: no part of what makes two requests the same.
+QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
+
+
 class RunSettings(Settings):
     """How a run is carried out, whatever the method."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,30 @@ def as_classifier(
     return Classifier.from_network(
         model, class_names=images.class_names, input_size=images.size, mean=mean, std=std, head=head
     )
+
+
+def as_method(
+    method: str | Method[Any], preset: str | None, settings: Mapping[str, Any] | None, call: str
+) -> Method[Any]:
+    """A method by its name and settings; a configured one is taken as it is.
+
+    Args:
+        call: what is called, for the message.
+
+    Raises:
+        ConfigError: settings beside a configured method, or wrong ones.
+    """
+    from stakes.methods import Method, find_method
+
+    if not isinstance(method, Method):
+        return find_method(method).configure(preset, settings)
+    if settings:
+        raise ConfigError(
+            call,
+            expected="settings with a method's name, or inside a configured method",
+            got="both ways",
+        )
+    return method
 
 
 def as_split(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stakes.anchors import build_anchors
 from stakes.anchors.anchors import Anchors
-from stakes.config import RunSettings
+from stakes.config import QUIET, RunSettings
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError, OutputError
@@ -183,7 +183,6 @@ class Unlearning:
 
     def _identity(self) -> dict[str, Any]:
         """What makes two calls the same request."""
-        quiet = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
         more = {"reference": name} if (name := self._reference_fingerprint()) else {}
         if self.held_to is not None:
             more["unlabelled"] = self.held_to.fingerprint()
@@ -191,7 +190,7 @@ class Unlearning:
             "method": self.method.name,
             "preset": self.preset,
             "settings": self.method.settings.model_dump(mode="json"),
-            "run": self.run.model_dump(mode="json", exclude=quiet),
+            "run": self.run.model_dump(mode="json", exclude=QUIET),
             "request": self.request,
             "hashes": {
                 "model": self.original.fingerprint(),

@@ -9,16 +9,13 @@ from typing import Any
 
 from stakes.bench.grid import DataEntry, Grid, MethodEntry, ModelEntry
 from stakes.bench.plugins import Registry
-from stakes.config import RunSettings
+from stakes.config import QUIET, RunSettings
 from stakes.data.unlabelled import held_back
 from stakes.errors import ConfigError
 from stakes.files import digest_json
 from stakes.inputs import refuse_unlabelled
 from stakes.methods import Method
 from stakes.tune.record import TuneRecord
-
-# What cannot change a figure; the same list as in a run folder's request.
-QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
 
 
 @dataclass(frozen=True)

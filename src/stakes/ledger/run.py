@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from stakes.anchors.anchors import Anchors
-from stakes.config import RunSettings, build
+from stakes.config import QUIET, RunSettings, build
 from stakes.data.sources import Source
 from stakes.errors import ConfigError
+from stakes.inputs import as_method
 from stakes.ledger.events import Options
 from stakes.ledger.folder import Ledger
 from stakes.ledger.work import BatchReport, Work
-from stakes.methods import Method, find_method
+from stakes.methods import Method
 from stakes.progress import Progress, silent
 from stakes.records import Figures
 from stakes.runtime import resolve_device
-
-_QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}  # these change no result
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,7 @@ def run_requests(
     """
     if repair_rounds < 0:
         raise ConfigError("repair rounds", expected="0 or more", got=str(repair_rounds))
-    if isinstance(method, Method) and settings:
-        raise ConfigError(
-            "request run", expected="settings with a method's name, or inside a method", got="both ways"
-        )
-    configured = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
+    configured = as_method(method, preset, settings, "request run")
     named = preset or (None if isinstance(method, Method) else configured.default_preset)
     chosen = build(RunSettings, run)
     resolve_device(chosen.device)  # refused before anything starts
@@ -132,7 +127,7 @@ def run_requests(
                 method=configured.name,
                 preset=named,
                 settings=configured.settings.model_dump(mode="json"),
-                run=chosen.model_dump(mode="json", exclude=_QUIET),
+                run=chosen.model_dump(mode="json", exclude=QUIET),
             ),
             rounds=repair_rounds,
             progress=progress,

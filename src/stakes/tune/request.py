@@ -12,13 +12,13 @@ from torch import nn
 
 from stakes import api
 from stakes.anchors.anchors import Anchors
-from stakes.config import RunSettings, build
+from stakes.config import QUIET, RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError
 from stakes.files import private_folder
-from stakes.inputs import as_classifier, refuse_mismatch
+from stakes.inputs import as_classifier, as_method, refuse_mismatch
 from stakes.locks import alone
-from stakes.methods import Method, find_method
+from stakes.methods import Method
 from stakes.models.classifier import Classifier
 from stakes.processes import current
 from stakes.progress import Progress, silent
@@ -33,7 +33,6 @@ from stakes.tune.sampling import suggest
 from stakes.tune.trials import ready, trial_of
 
 TRIALS = 8
-_QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}  # change no figure
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,7 @@ def tune_request(
         >>> tuned = tune_request(classifier, split, out="runs/first")  # doctest: +SKIP
         >>> unlearn(classifier, split, method=tuned.method, out="runs/first")  # doctest: +SKIP
     """
-    if isinstance(method, Method) and settings:
-        raise ConfigError(
-            "a search",
-            expected="settings with a method's name, or inside a configured method",
-            got="both ways",
-        )
-    started = method if isinstance(method, Method) else find_method(method).configure(preset, settings)
+    started = as_method(method, preset, settings, "a search")
     _refuse(trials)
     classifier, folder = as_classifier(model, split.forget), Path(out)
     refuse_mismatch(classifier, split.forget)
@@ -186,7 +179,7 @@ class _Search:
             "method": self.method.name,
             "preset": self.preset,
             "settings": settings,
-            "run": self.run.model_dump(mode="json", exclude=_QUIET),
+            "run": self.run.model_dump(mode="json", exclude=QUIET),
         }
         hashes = {"model": self.model.fingerprint(), "forget_set": self.split.forget.fingerprint()}
         if self.reference is not None:

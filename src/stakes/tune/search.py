@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stakes.bench.cells import QUIET
+from stakes.config import QUIET
 from stakes.runtime import versions
 from stakes.tune.plan import SearchEntry, Space, TunePlan, start_of, told_space
 from stakes.tune.record import Searched, Trial, TuneRecord
