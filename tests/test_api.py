@@ -20,9 +20,9 @@ from stakes.data.images import ImageSet
 from stakes.errors import AnchorError, ConfigError, DataError, ModelError, NumericalError, RunFolderError
 from stakes.inputs import as_classifier
 from stakes.methods import StructGuard
-from stakes.models import load_checkpoint, save_checkpoint
+from stakes.models import Classifier, load_checkpoint, save_checkpoint
 from stakes.unlearning import Unlearned
-from tinydigits import FEW_PROBES, NAMES, Small, anchors, digits_model, known, sets, split
+from tinydigits import FEW_PROBES, NAMES, SIZE, Small, anchors, digits_model, known, sets, split
 
 SETTINGS = FEW_PROBES | {
     "probe_batch": 4,
@@ -381,6 +381,23 @@ def test_the_model_itself_as_reference_changes_nothing(whole, tmp_path):
 def test_another_network_as_reference_is_refused(tmp_path):
     with pytest.raises(ModelError, match="reference: expected the model's own network"):
         run(tmp_path, reference=digits_model("small"))
+    shifted = digits_model("resnet10").clone()
+    shifted.mean += 0.1
+    with pytest.raises(ModelError, match="reference: expected the model's own network"):
+        run(tmp_path, reference=shifted)
+
+
+def test_a_changed_network_of_the_librarys_is_read_back_as_it_is(tmp_path):
+    network = digits_model("resnet10").to_network()
+    network.maxpool = torch.nn.AvgPool2d(3, stride=1, padding=1)
+    model = Classifier.from_network(network, class_names=NAMES, input_size=SIZE)
+    before = run(tmp_path, model=model, method="before", settings={}, out=tmp_path / "run")
+    assert before.record.before == before.record.after
+    # The same weights in the network that they came from are another request.
+    other = Classifier.from_network(digits_model("resnet10").to_network(), class_names=NAMES, input_size=SIZE)
+    assert other.fingerprint() == model.fingerprint()
+    with pytest.raises(RunFolderError):
+        run(tmp_path, model=other, method="before", settings={}, out=tmp_path / "run")
 
 
 def test_a_network_of_the_users_own_class_from_a_checkpoint(tmp_path):

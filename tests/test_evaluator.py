@@ -106,6 +106,10 @@ def test_the_cache_gives_the_same_without_passes(split, tmp_path):
     shifted = worse()
     shifted.mean += 0.01
     assert measure(shifted)[1] == 310, "another normalisation"
+    rewired = worse()
+    rewired.body.add_module("more", torch.nn.Identity())
+    assert rewired.fingerprint() == model.fingerprint()
+    assert measure(rewired)[1] == 310, "another layer without weights"
 
 
 @pytest.mark.parametrize(

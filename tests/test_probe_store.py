@@ -196,12 +196,15 @@ def test_each_of_these_has_a_folder_of_its_own(tmp_path):
     other.head.bias.data += 1e-6
     shifted = digits_model().clone()
     shifted.mean += 0.01
+    renamed = digits_model().clone()
+    renamed.class_names = tuple(reversed(renamed.class_names))
     variants = [
         {},
         {"seed": 1},
         {"precision": "bf16"},
         {"model": other},
         {"model": shifted},
+        {"model": renamed},  # targets are numbers of classes
         *(
             {"settings": SETTINGS.with_overrides(change)}
             for change in (

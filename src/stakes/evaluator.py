@@ -12,8 +12,6 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.files import (
     LEFTOVER_SECONDS,
-    digest,
-    digest_tensors,
     private_folder,
     read_tensors,
     sweep,
@@ -129,12 +127,7 @@ class _Predictions:
 
     @classmethod
     def open(cls, cache: Path, classifier: Classifier) -> _Predictions:
-        key = digest(
-            classifier.fingerprint(),
-            repr(classifier.input_size),
-            digest_tensors({"mean": classifier.mean, "std": classifier.std}),
-        )
-        path = cache / "predictions" / f"{key[:32]}.safetensors"
+        path = cache / "predictions" / f"{classifier.identity()[:32]}.safetensors"
         tensors = read_tensors(path)
         if tensors is None or set(tensors) != {"hashes", "classes"}:
             return cls(path, {})

@@ -12,6 +12,7 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, ModelError
 from stakes.models.classifier import Classifier
+from stakes.models.wiring import wiring
 
 if TYPE_CHECKING:
     from stakes.methods import Method
@@ -143,14 +144,17 @@ def refuse_mismatch(classifier: Classifier, images: ImageSet) -> None:
 def refuse_other_network(model: Classifier, reference: Classifier) -> None:
     """A reference that is not an earlier state of the model."""
 
-    def shapes(classifier: Classifier) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
+    def built(classifier: Classifier) -> tuple[object, ...]:
+        shapes = {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
+        return shapes, wiring(classifier.body), tuple(classifier.class_names), classifier.input_size
 
     def said(classifier: Classifier) -> str:
-        return f"{classifier.architecture or 'a network'} for {', '.join(classifier.class_names[:8])}"
+        mean, std = classifier.normalisation
+        names = ", ".join(classifier.class_names[:8])
+        return f"{classifier.architecture or 'a network'} for {names}, mean {mean}, std {std}"
 
-    same = shapes(model) == shapes(reference) and tuple(model.class_names) == tuple(reference.class_names)
-    if not same:
+    scaled = all(torch.equal(getattr(model, k).cpu(), getattr(reference, k).cpu()) for k in ("mean", "std"))
+    if built(model) != built(reference) or not scaled:
         raise ModelError(
             "reference",
             expected=f"the model's own network and classes ({said(model)})",

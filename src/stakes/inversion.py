@@ -5,7 +5,7 @@ For a target class t a probe minimises over pixels x in [0, 1]
     CE(f(τ(x)), t) + λ_s · 1/L Σ_l (‖μ_l(x) − μ̂_l‖₂ + ‖σ²_l(x) − σ̂²_l‖₂) + λ_v · TV(x) ,
 
 where μ_l, σ²_l are channel means and variances over the batch at the input of BatchNorm layer l, μ̂_l, σ̂²_l its running
-ones, and τ moves the image by up to two pixels and mirrors half of the batches. A network without BatchNorm has the
+ones, and τ moves the image by up to two pixels and mirrors two batches in five. A network without BatchNorm has the
 first and last term only. The start is a mixture of two turned forget images, so few iterations are enough.
 """
 

@@ -20,7 +20,6 @@ from stakes.files import (
     LEFTOVER_SECONDS,
     digest,
     digest_json,
-    digest_tensors,
     private_folder,
     read_tensors,
     sweep,
@@ -213,9 +212,7 @@ def probe_folder(
     key = digest_json(
         {
             "algorithm": algorithm,
-            "model": classifier.fingerprint(),
-            "input": list(classifier.input_size),
-            "normalisation": digest_tensors({"mean": classifier.mean, "std": classifier.std}),
+            "model": classifier.identity(),
             "seed": seed,
             "precision": precision,
             **made,

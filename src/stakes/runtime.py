@@ -107,6 +107,27 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=kind)
 
 
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every part has the mode it had, so that a frozen layer stays frozen.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+        >>> with evaluating(net):
+        ...     [part.training for part in net]
+        [False, False]
+        >>> [part.training for part in net]
+        [True, False]
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed from any parts, the same on every machine.
 

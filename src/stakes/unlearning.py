@@ -32,6 +32,7 @@ from stakes.methods.base import Outcome, Row
 from stakes.methods.milestones import Milestones
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
+from stakes.models.wiring import wiring
 from stakes.notes import notes
 from stakes.probe_store import ProbeSet, ProbeStore
 from stakes.processes import check_precision, current, spread
@@ -186,6 +187,8 @@ class Unlearning:
         more = {"reference": name} if (name := self._reference_fingerprint()) else {}
         if self.held_to is not None:
             more["unlabelled"] = self.held_to.fingerprint()
+        if self.original.architecture is None:  # the user's own: its config does not say what it computes
+            more["wiring"] = wiring(self.original.body)
         return {
             "method": self.method.name,
             "preset": self.preset,

@@ -82,6 +82,24 @@ def test_what_cannot_be_reset_is_named() -> None:
         reinitialise(model, 0)
 
 
+class _Remembering(nn.Module):
+    """Its statistics are no parameters, and nothing resets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.full((1,), 0.7))
+        self.last = nn.Linear(192, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.last(pixels.flatten(1) - self.running_mean)
+
+
+def test_statistics_that_cannot_be_reset_are_named() -> None:
+    model = Classifier.from_network(_Remembering(), class_names=NAMES, input_size=SIZE)
+    with pytest.raises(ModelError, match=r"body\.running_mean"):
+        reinitialise(model, 0)
+
+
 def test_retrained_oracle_learns_the_rest_and_not_the_forget_set() -> None:
     method = Oracle.configure(overrides={**TINY, "max_epochs": 25, "lr": 0.05})
     job = job_of(method, "mlp")

@@ -53,8 +53,10 @@ def moved(network: nn.Module, size: float = 0.1) -> nn.Module:
     other.load_state_dict(network.state_dict())
     draws = torch.Generator().manual_seed(1)
     for name in ("0.0", "1"):
-        weight = other.get_submodule(name).weight
-        weight.data += size * torch.randn(weight.shape, generator=draws)
+        layer = other.get_submodule(name)
+        layer.weight.data += size * torch.randn(layer.weight.shape, generator=draws)
+        if layer.bias is not None:
+            layer.bias.data += torch.randn(layer.bias.shape, generator=draws)
     return other
 
 

@@ -56,6 +56,23 @@ def test_weights_outside_the_mask_stay_bit_for_bit(network: str) -> None:
     assert sum(int(part.sum()) for part in moved.values()) > 0.5 * chosen
 
 
+def test_weights_go_back_to_where_the_work_began_not_to_the_reference() -> None:
+    tiny = problem("mlp")
+    method = SalUn.configure(overrides={"lr": 0.05, "max_steps": 2, "share": 0.05})
+    start = tiny.model.clone()
+    with torch.no_grad():
+        for value in start.parameters():
+            value.add_(0.01)
+    job = job_of(method, tiny.model, tiny.split.forget.batch(slice(None)), tiny.split.forget.labels)
+    job.model.load_state_dict(start.state_dict())
+    job.start = start
+    mask = method._mask(job)
+    carry_out(method, job)
+    began = dict(start.named_parameters())
+    for name, value in job.model.named_parameters():
+        assert torch.equal(value[mask[name] == 0], began[name][mask[name] == 0]), name
+
+
 def test_the_paper_preset_needs_the_retain_set() -> None:
     assert SalUn.configure("paper").needs == {"retain"}
     assert SalUn.configure().needs == frozenset()

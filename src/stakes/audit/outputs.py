@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stakes.data.images import ImageSet
 from stakes.errors import NumericalError
+from stakes.runtime import evaluating
 
 Array = NDArray[np.float64]
 
@@ -20,13 +21,11 @@ def logits_of(classifier: nn.Module, images: ImageSet, *, batch: int, device: to
     Raises:
         NumericalError: logits that are NaN or infinite.
     """
-    training = classifier.training
-    classifier.eval()
-    parts = [
-        classifier(images.batch(slice(start, min(start + batch, len(images)))).to(device)).cpu()
-        for start in range(0, len(images), batch)
-    ]
-    classifier.train(training)
+    with evaluating(classifier):
+        parts = [
+            classifier(images.batch(slice(start, min(start + batch, len(images)))).to(device)).cpu()
+            for start in range(0, len(images), batch)
+        ]
     logits = torch.cat(parts).double()
     if not bool(logits.isfinite().all()):
         raise NumericalError("logits of the model", expected="finite numbers", got="NaN or infinity")

@@ -15,6 +15,7 @@ from torch.nn import functional
 from stakes.audit.outputs import Array
 from stakes.data.images import ImageSet
 from stakes.models.classifier import Classifier
+from stakes.runtime import evaluating
 
 FEATURES = "features"
 _ENOUGH = 3  # blocks, before looking inside the largest
@@ -72,9 +73,7 @@ def layer_features(
     wanted = blocks(classifier.body)
     caught: dict[str, Tensor] = {}
     parts: dict[str, list[Tensor]] = {}
-    training = classifier.training
-    classifier.eval()
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, evaluating(classifier):
         for name, module in wanted.items():
             hooks.callback(module.register_forward_hook(_catcher(name, caught, width)).remove)
         for start in range(0, len(images), batch):
@@ -86,7 +85,6 @@ def layer_features(
             caught[FEATURES] = _pooled(features, width)
             for name, value in caught.items():
                 parts.setdefault(name, []).append(value.cpu())
-    classifier.train(training)
     found = {name: torch.cat(values).double().numpy() for name, values in parts.items()}
     last = {name: found.pop(name) for name in (FEATURES, "projector") if name in found}
     names = list(found)

@@ -14,6 +14,7 @@ from stakes.errors import NumericalError, RunFolderError
 from stakes.methods.job import Job
 from stakes.models.classifier import Classifier
 from stakes.processes import Processes, current
+from stakes.runtime import evaluating
 from stakes.structure import (
     affinity,
     alignment_loss,
@@ -100,11 +101,8 @@ class AnchoredStructure:
                 got="none, or a damaged one",
                 fix="It cannot be made again from later weights. Delete the run folder and start anew.",
             )
-        training = self.job.model.training
-        self.job.model.eval()
-        with self.job.meter.paused():
+        with evaluating(self.job.model), self.job.meter.paused():
             raw = self._sample_importance() if settings.importance == "sample" else self._batch_importance()
-        self.job.model.train(training)
         if all_zero(raw):
             raise NumericalError(
                 "structural importance",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from stakes.errors import ModelError
-from stakes.models import build_network, zoo
 from stakes.models.classifier import Classifier
-from stakes.models.registry import options_of
+from stakes.models.registry import build_described
 
 
 def reinitialise(model: Classifier, seed: int) -> None:
@@ -27,24 +25,14 @@ def reinitialise(model: Classifier, seed: int) -> None:
             torch.manual_seed(seed)
             _reset(model)
         return
-    network = _built(model, architecture, seed)
+    network = build_described(
+        architecture, num_classes=model.num_classes, in_channels=model.input_size[0], seed=seed
+    )
     fresh = Classifier.from_network(
         network, class_names=model.class_names, input_size=model.input_size, head=model.head_name
     )
     model.body.load_state_dict(fresh.body.state_dict())
     model.head.load_state_dict(fresh.head.state_dict())
-
-
-def _built(model: Classifier, architecture: dict[str, object], seed: int) -> nn.Module:
-    if "model_type" in architecture:
-        return zoo.build_transformers(architecture, seed=seed)
-    return build_network(
-        str(architecture["architecture"]),
-        num_classes=model.num_classes,
-        in_channels=model.input_size[0],
-        seed=seed,
-        **options_of(architecture),
-    )
 
 
 def _reset(model: Classifier) -> None:
@@ -54,8 +42,9 @@ def _reset(model: Classifier) -> None:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-                covered |= {id(value) for value in module.parameters()}
-    left = [name for name, value in model.named_parameters() if id(value) not in covered]
+                covered |= {id(value) for value in (*module.parameters(), *module.buffers())}
+    kept = [part for part in model.state_dict(keep_vars=True).items() if part[1].is_floating_point()]
+    left = [name for name, value in kept if id(value) not in covered]
     if left:
         raise ModelError(
             "the network cannot be trained from nothing",

@@ -7,7 +7,7 @@ and of μ, the best linear estimate is
     Ê = ā + Cov(a, z) (Cov(z, z) + ε I)⁻¹ (μ − z̄),   z = W a,
 
 so that W Ê ≈ μ, what is known of the training images, and in directions that W does not see Ê is as the probes have it.
-The means of the moved network are then μ + ΔW Ê.
+The means of the moved network are then μ + ΔW Ê + Δb, where b is the bias of the layer.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class MeanRecalibration:
             for hook in hooks:
                 hook.remove()
         self._weights = {name: _matrix(layers[feeds[name]]).clone() for name in feeds}
+        self._biases = {name: _bias(layers[feeds[name]]) for name in feeds}
         self._means = {
             name: moments[name].mean_where(_expected(norms[name], layers[feeds[name]])) for name in feeds
         }
@@ -101,9 +102,11 @@ class MeanRecalibration:
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
-        """Set the running means of a network of the same build to μ + ΔW Ê, whatever they are now."""
+        """Set the running means of a network of the same build to μ + ΔW Ê + Δb, whatever they are now."""
         for name, layer in self._feeds.items():
-            shift = (_matrix(network.get_submodule(layer)) - self._weights[name]) @ self._means[name]
+            moved = network.get_submodule(layer)
+            shift = (_matrix(moved) - self._weights[name]) @ self._means[name]
+            shift = shift + _bias(moved) - self._biases[name]
             running = _running(network.get_submodule(name))
             running.copy_(self._running[name] + shift.to(running))
 
@@ -147,5 +150,10 @@ def _running(norm: nn.Module) -> Tensor:
 
 def _expected(norm: nn.Module, layer: nn.Module) -> Tensor:
     """E[W a] over the training images: the running mean, less the layer's own bias."""
-    mean, bias = _running(norm).float(), layer.bias
-    return mean if bias is None else mean - bias.detach().float()  # type: ignore[operator]
+    return _running(norm).float() - _bias(layer)
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    """The layer's bias (outputs,), a copy, or zero where it has none."""
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    return _matrix(layer).new_zeros(()) if bias is None else bias.detach().float().clone()

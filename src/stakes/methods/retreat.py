@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from stakes.methods.job import Job
+from stakes.runtime import evaluating
 
 HALVINGS = 6  # 2⁻⁶ of the way is near enough
 
@@ -74,13 +75,11 @@ class Way:
 @torch.no_grad()
 def surest_label(job: Job[Any]) -> float:
     """The highest probability, in [0, 1], that the deployed model gives the label of an image to forget."""
-    training = job.model.training
-    job.model.eval()
     highest = 0.0
-    for part in torch.arange(len(job.forget)).split(job.forget_batches.size):
-        logits = job.model(job.forget.batch(part).to(job.device)).float()
-        own = job.forget.labels[part].to(job.device).unsqueeze(1)
-        highest = max(highest, float(logits.softmax(dim=1).gather(1, own).max()))
-        job.meter.count(forward=len(part))
-    job.model.train(training)
+    with evaluating(job.model):
+        for part in torch.arange(len(job.forget)).split(job.forget_batches.size):
+            logits = job.model(job.forget.batch(part).to(job.device)).float()
+            own = job.forget.labels[part].to(job.device).unsqueeze(1)
+            highest = max(highest, float(logits.softmax(dim=1).gather(1, own).max()))
+            job.meter.count(forward=len(part))
     return highest

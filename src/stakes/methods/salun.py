@@ -119,7 +119,8 @@ class SalUn(Method[SalUnSettings]):
         """Relabel at random; put all but the salient weights back after each step."""
         made = job.remember("saliency", lambda: self._mask(job))
         optimizer = sgd(job)
-        origin = dict(job.original.named_parameters())
+        # The model that the work began with: the original may remember what an earlier request deleted.
+        origin = dict((job.start or job.original).named_parameters())
         kept = {name: (mask == 0).to(job.device) for name, mask in made.items()}
         for step in job.steps(relabel_per_epoch(job)):
             row = descend(optimizer, relabel_losses(job, step))
@@ -139,5 +140,5 @@ class SalUn(Method[SalUnSettings]):
                 yield job.forget.batch(part).to(job.device), job.forget.labels[part].to(job.device)
 
         job.meter.count(forward=len(job.forget), backward=len(job.forget))
-        original = job.original.clone().requires_grad_(True)
+        original = (job.start or job.original).clone().requires_grad_(True)
         return saliency_mask(forget_gradient(original, batches()), job.settings.share)

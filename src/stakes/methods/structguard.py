@@ -75,8 +75,8 @@ class StructGuard(Method[StructGuardSettings]):
         super().__init__(settings)
         if not settings.structural:
             self.needs = frozenset({"probes"})
+        self._works = _Works()
 
-    _probe_accuracy = 0.0
     _recalibration: MeanRecalibration | None = None
 
     def run(self, job: Job[StructGuardSettings]) -> Iterator[Row]:
@@ -92,6 +92,7 @@ class StructGuard(Method[StructGuardSettings]):
         pressure = job.track("pressure", Pressure(len(job.forget), settings.pressure).to(job.device))
         rates = [group["lr"] for group in optimizer.param_groups]
         job.track("optimizer", optimizer)
+        self._works = job.track("works", _Works())
         structure = AnchoredStructure(job, projector)
         precondition = self._preconditioner(job)
         for step in job.steps(job.probe_batches.per_epoch):
@@ -138,7 +139,7 @@ class StructGuard(Method[StructGuardSettings]):
 
     def works(self, job: Job[StructGuardSettings]) -> bool:
         """Whether probes are classified as well as the settings ask: a projector at random first has to be learned."""
-        return self._probe_accuracy >= job.settings.stop_probe_accuracy
+        return float(self._works.probe_accuracy) >= job.settings.stop_probe_accuracy
 
     def _losses(
         self,
@@ -160,7 +161,8 @@ class StructGuard(Method[StructGuardSettings]):
                 kept, gone = train_features(job, probes.pixels), train_features(job, forget.pixels)
             projected = projector(kept)
             logits_kept, logits_gone = model.head(projected).float(), model.head(around(gone)).float()
-        self._probe_accuracy = float((logits_kept.argmax(dim=1) == probes.labels).float().mean())
+        right = (logits_kept.argmax(dim=1) == probes.labels).double().mean()
+        self._works.probe_accuracy.fill_(float(right))
         share = len(forget) / (len(forget) + len(probes)) if settings.batch_weights == "share" else None
         w_del, w_ret = (1.0, 1.0) if share is None else (share, 1.0 - share)
         retention = _retention(logits_kept, probes, settings)
@@ -273,6 +275,16 @@ class StructGuard(Method[StructGuardSettings]):
         return torch.optim.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+
+
+class _Works(nn.Module):
+    """How well the last step's probes are classified, in [0, 1]; saved, since a milestone is judged by it."""
+
+    probe_accuracy: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("probe_accuracy", torch.zeros((), dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from stakes.data.images import ImageSet
 from stakes.errors import NumericalError
 from stakes.memory import Fitting
 from stakes.processes import Processes, spread, spreading
+from stakes.runtime import evaluating
 
 _NONE = -1
 
@@ -30,7 +31,7 @@ def predict(
     that one process would see it in: the answers are the same bytes.
 
     Args:
-        classifier: maps pixels (n, C, H, W) in [0, 1] to logits (n, b). Its mode is restored afterwards.
+        classifier: maps pixels (n, C, H, W) in [0, 1] to logits (n, b). The mode of each part is restored afterwards.
         batch: images a pass; fewer where that many do not fit into memory.
         on_batch: told the number of images done after each pass.
 
@@ -42,24 +43,19 @@ def predict(
         OutOfMemoryError: not even one image fits.
     """
     device, fit = device or next(classifier.parameters()).device, Fitting("eval_batch")
-    training = classifier.training
-    classifier.eval()
     processes = spreading() or Processes()
     starts = range(0, len(images), batch)
     own = starts[processes.share(len(starts))]
     predicted = torch.full((len(own), batch), _NONE)
-    try:
-        with spread(False):
-            for row, start in enumerate(own):
-                pixels = images.batch(slice(start, min(start + batch, len(images))))
-                logits = torch.cat(fit(pixels, lambda part: classifier(part.to(device))))
-                # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
-                if bool(logits.isnan().any()):
-                    break
-                predicted[row, : len(pixels)] = logits.argmax(dim=1).cpu()
-                on_batch(min((row + 1) * processes.count * batch, len(images)))
-    finally:
-        classifier.train(training)
+    with evaluating(classifier), spread(False):
+        for row, start in enumerate(own):
+            pixels = images.batch(slice(start, min(start + batch, len(images))))
+            logits = torch.cat(fit(pixels, lambda part: classifier(part.to(device))))
+            # argmax takes NaN for the largest: a ruined model would seem to have forgotten everything.
+            if bool(logits.isnan().any()):
+                break
+            predicted[row, : len(pixels)] = logits.argmax(dim=1).cpu()
+            on_batch(min((row + 1) * processes.count * batch, len(images)))
     found = processes.gather(predicted, len(starts)).flatten()[: len(images)]
     if bool((found == _NONE).any()):
         start = int((found == _NONE).nonzero()[0])

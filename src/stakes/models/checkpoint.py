@@ -18,7 +18,7 @@ from stakes.files import digest_tensors, write_bytes, write_json, writing
 from stakes.models import zoo
 from stakes.models.classifier import Classifier
 from stakes.models.projector import Projector
-from stakes.models.registry import build_network, options_of
+from stakes.models.registry import build_described
 from stakes.models.weights import PICKLES, SEAL, fill, locate, read_json, read_weights
 from stakes.retry import patiently
 
@@ -235,19 +235,12 @@ def _take_projector(settings: _Settings, state: dict[str, torch.Tensor]) -> Proj
 
 
 def _network(config: Mapping[str, Any], settings: _Settings) -> nn.Module:
-    if "model_type" in config:
-        return zoo.build_transformers(config)
     architecture = config.get("architecture")
-    if not isinstance(architecture, str):
+    if "model_type" not in config and not isinstance(architecture, str):
         raise CheckpointError(
             "config.json does not say how to build the network",
             expected="architecture",
             got=repr(architecture),
             fix="Pass factory=, a function that builds the empty network.",
         )
-    return build_network(
-        architecture,
-        num_classes=len(settings.class_names),
-        in_channels=settings.input_size[0],
-        **options_of(config),
-    )
+    return build_described(config, num_classes=len(settings.class_names), in_channels=settings.input_size[0])

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from stakes.errors import ModelError
-from stakes.files import digest_tensors
+from stakes.files import digest_json, digest_tensors
 from stakes.models.checks import check_names, check_normalisation, checked_size, dummy_batch
 from stakes.models.head import HeadSearch, Tap, find_head, plain_logits, put, take_out
 from stakes.models.projector import Projector
-from stakes.models.registry import describe
+from stakes.models.registry import rebuildable
+from stakes.models.wiring import wiring
 from stakes.spread import shared_pass
 
 
@@ -137,7 +138,9 @@ class Classifier(nn.Module):
             mean=mean,
             std=std,
             head_names=found.aliases,
-            architecture=config if config is not None else describe(network),
+            architecture=config
+            if config is not None
+            else rebuildable(network, num_classes=found.head.out_features, in_channels=size[0]),
         )
         _check_split(made.eval(), found, dummy)
         made._lay_out()
@@ -242,6 +245,22 @@ class Classifier(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of ``exported_state``: equal weights give equal fingerprints on every device."""
         return digest_tensors(self.exported_state())
+
+    def identity(self) -> str:
+        """SHA-256 of what it computes and of what its outputs are called: weights, layers, normalisation, class names.
+
+        Equal weights may stand for different functions, so what is kept for a model is kept by this. Not guaranteed
+        to tell apart what `stakes.models.wiring` does not see.
+        """
+        return digest_json(
+            {
+                "weights": self.fingerprint(),
+                "wiring": wiring(self.body),
+                "normalisation": digest_tensors({"mean": self.mean, "std": self.std}),
+                "input_size": list(self.input_size),
+                "class_names": list(self.class_names),
+            }
+        )
 
     def to_network(self) -> nn.Module:
         """A copy of the user's own kind of network, head back in place; it takes *normalised* images.

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stakes.errors import ConfigError
+from stakes.errors import CheckpointError, ConfigError, StakesError
 from stakes.models import zoo
 from stakes.models.resnet import resnet10, resnet18, resnet50
+from stakes.models.wiring import wiring
 
 _OWN: dict[str, Callable[..., nn.Module]] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
 
@@ -66,10 +67,66 @@ def options_of(description: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> options_of({"architecture": "resnet18", "stem": "cifar", "trained": "by us", "options": {"width": 32}})
         {'stem': 'cifar', 'width': 32}
+
+    Raises:
+        CheckpointError: an option that would open a file or run code.
     """
     own = {key: description[key] for key in ("stem", "width") if key in description}
     more = description.get("options")
-    return own | (dict(more) if isinstance(more, Mapping) else {})
+    options = own | (dict(more) if isinstance(more, Mapping) else {})
+    _refuse_reaching_out(options)
+    return options
+
+
+_CODE = ("checkpoint_path", "cache_dir", "scriptable", "exportable")
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def _refuse_reaching_out(options: Mapping[str, Any]) -> None:
+    """Options of a file say how to build a network, never what to open: that may run code."""
+    for name, value in options.items():
+        plain = value if isinstance(value, list) else [value]
+        reaches = name in _CODE or name.startswith(("pretrained", "weights"))
+        if reaches or not all(isinstance(one, _SCALARS) for one in plain):
+            raise CheckpointError(
+                f"option {name!r} of the network in config.json",
+                expected="numbers, names and flags that shape the layers",
+                got=repr(value)[:80],
+                fix="Take it out; weights are read from the checkpoint itself.",
+            )
+
+
+def build_described(
+    description: Mapping[str, Any], *, num_classes: int, in_channels: int, seed: int = 0
+) -> nn.Module:
+    """The untrained network that a description stands for, as in ``config.json``.
+
+    Raises:
+        CheckpointError: an option that would open a file or run code, or a malformed description.
+        ConfigError: an unknown name or option.
+        MissingExtraError: timm or torchvision is not installed.
+    """
+    if "model_type" in description:
+        return zoo.build_transformers(description, seed=seed)
+    return build_network(
+        str(description["architecture"]),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        seed=seed,
+        **options_of(description),
+    )
+
+
+def rebuildable(network: nn.Module, *, num_classes: int, in_channels: int) -> dict[str, Any] | None:
+    """``describe``, where what is built from it is this network; None where its layers were changed since."""
+    found = describe(network)
+    if found is None:
+        return None
+    try:
+        built = build_described(found, num_classes=num_classes, in_channels=in_channels)
+    except StakesError:
+        return None
+    return found if wiring(built) == wiring(network) else None
 
 
 def describe(network: nn.Module) -> dict[str, Any] | None:

@@ -31,6 +31,8 @@ def build_timm(name: str, *, num_classes: int, in_channels: int = 3, **options: 
         MissingExtraError: timm is not installed.
         ConfigError: timm does not know the name or an option.
     """
+    if ":" in name:  # hf-hub: and local-dir: open what they name
+        raise ConfigError("name of a timm network", expected="one such as resnet18", got=repr(name))
     timm = _extra("timm")
     try:
         network: nn.Module = timm.create_model(
