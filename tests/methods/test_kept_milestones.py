@@ -15,6 +15,7 @@ from stakes.api import unlearn
 from stakes.config import RunSettings
 from stakes.errors import ConfigError
 from stakes.methods.milestones import SHARES, Milestones
+from stakes.runs import RunFolder
 from stakes.unlearning import Unlearned
 
 CALL: dict[str, Any] = {
@@ -83,9 +84,9 @@ def test_a_resumed_run_keeps_the_same_files(kept: tuple[Path, Unlearned], tmp_pa
 
         def interrupt(phase: str, done: int, total: int, stop: int = stop, **figures: float) -> None:
             if phase == "unlearn" and done == stop:
-                raise KeyboardInterrupt
+                raise Killed
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             # The last state that was saved lies before the interruption: steps are taken again.
             forget(tmp_path / "run", milestones=True, checkpoint_seconds=1e-9, progress=interrupt)
     assert forget(tmp_path / "run", milestones=True).record.digest() == result.record.digest()
@@ -121,6 +122,49 @@ def test_a_path_that_does_not_work_yet_is_no_milestone(tmp_path: Path) -> None:
         found[least] = snapshots(out, 9)
     assert found[0.0]
     assert found[1.0] == []
+
+
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+def test_a_kill_after_the_last_saved_step_loses_no_milestone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call: dict[str, Any] = {
+        "method": "structguard",
+        "preset": "paper",
+        "settings": tinydigits.FEW_PROBES
+        | {
+            "max_steps": 3,
+            "stop_probe_accuracy": 0.001,
+            "projector": "none",
+            "lr": 0.1,
+            "reg_weight": 0,
+            "align_weight": 0,
+        },
+        "anchors": tinydigits.anchors(),
+        "cache": tmp_path / "cache",
+        "milestones": True,
+        "measure_every": 10,
+        "checkpoint_seconds": 1e-9,
+    }
+    forget(tmp_path / "whole", **call)
+    wanted = [step for step, _ in snapshots(tmp_path / "whole", 9)]
+    assert wanted == [3]
+    save = RunFolder.save
+
+    def killed(folder: RunFolder, state: Any) -> None:
+        save(folder, state)
+        if state["step"] == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", killed)
+        with pytest.raises(Killed):
+            forget(tmp_path / "cut", **call)
+    forget(tmp_path / "cut", **call)
+    assert [step for step, _ in snapshots(tmp_path / "cut", 9)] == wanted
 
 
 def test_milestones_need_a_folder() -> None:
