@@ -113,7 +113,7 @@ def _section(evidence: Evidence, groups: _Groups, found: dict[str, Layers]) -> S
         limit=(
             f"Probes fitted on {len(groups.fit)} {groups.fit_is} images, best layer by the forget images themselves; a "
             "label that can be read as well from unseen images is what any good features give, not memory, and a "
-            "nonlinear probe may read more."
+            "nonlinear probe may read more." + evidence.on_trust()
         ),
         numbers={
             f"{what}_{model}_{layer}": round(figures[what], 4)

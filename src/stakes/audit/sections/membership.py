@@ -175,7 +175,7 @@ def _section(
         name="membership",
         title="Membership: do the forgotten images stand out?",
         sentence=_sentence(main, tested),
-        limit=_limit(evidence, groups, count, main),
+        limit=_limit(evidence, groups, count, main) + evidence.on_trust(),
         numbers=_numbers(tested)
         | {
             "forget_images": count,
