@@ -185,8 +185,12 @@ def test_references_stay_and_are_found_by_their_folder(home: Path) -> None:
 
 
 def test_a_retrained_model_that_saw_the_images_is_refused(home: Path) -> None:
-    with pytest.raises(CheckpointError, match="saw none of the images to forget, got one that was trained on"):
-        audit(home / "run", attacks=["distance"], retrained=[home / "references"], settings=QUICK, device="cpu")
+    with pytest.raises(
+        CheckpointError, match="saw none of the images to forget, got one that was trained on"
+    ):
+        audit(
+            home / "run", attacks=["distance"], retrained=[home / "references"], settings=QUICK, device="cpu"
+        )
 
 
 def test_training_without_images_that_are_not_there_is_refused(home: Path, tmp_path: Path) -> None:
