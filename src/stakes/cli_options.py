@@ -28,7 +28,7 @@ class Precision(StrEnum):
 
 
 MAX_SEED = 2**63 - 1
-"""The largest that PyTorch's generators take on every platform; `stakes.config` has the same."""
+"""The largest that PyTorch's generators take on every platform."""
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything drawn at random.")
 ]
