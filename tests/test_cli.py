@@ -451,3 +451,7 @@ def test_show_without_a_run(stakes_cli: Any, tmp_path: Path) -> None:
 def test_json_errors_are_json(stakes_cli: Any, tmp_path: Path) -> None:
     said = stakes_cli("show", tmp_path / "nothing", "--json")
     assert said.json["exit_code"] == said.code == 2
+
+
+def test_a_seed_that_no_generator_takes_is_refused(stakes_cli: Any) -> None:
+    refused(stakes_cli("unlearn", "--model", "x", "--forget", "random:1", "--seed", "9" * 23), "--seed")

@@ -181,6 +181,15 @@ def test_makes_damaged_memories_again(folder, damage):
     assert folder.remember("x", lambda: {})["a"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe{", b"[1, 2]", b"7", b'{"loss": 1.0}', b"{"])
+def test_history_ends_where_it_is_no_row(folder, damage):
+    folder.path.mkdir(exist_ok=True)
+    folder.append_history({"step": 1, "loss": 0.5})
+    with folder.history_path.open("ab") as file:
+        file.write(damage + b'\n{"step": 2, "loss": 0.5}\n')
+    assert folder.history() == [{"step": 1, "loss": 0.5}]
+
+
 # -- history ---------------------------------------------------------------------------------------------------
 
 

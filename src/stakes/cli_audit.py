@@ -165,6 +165,7 @@ def _as_json(report: AuditReport) -> dict[str, Any]:
         "sections": {name: section.model_dump(mode="json") for name, section in report.sections.items()},
         "skipped": report.skipped,
         "seconds": report.seconds,
+        "notes": list(report.notes),
         "page": str(report.page),
     }
 
@@ -178,4 +179,6 @@ def _show(report: AuditReport) -> None:
         typer.echo(f"{name}: {section.sentence}\n  limit: {section.limit}\n  cost: {passes}\n")
     for name, reason in report.skipped.items():
         typer.echo(f"{name}: skipped: {reason}.\n")
+    for note in report.notes:
+        typer.echo(note)
     typer.echo(f"report: {report.page}")

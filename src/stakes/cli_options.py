@@ -27,7 +27,11 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+MAX_SEED = 2**63 - 1
+"""The largest that PyTorch's generators take on every platform."""
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything drawn at random.")
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="fp32, bf16 or fp16; measuring is fp32.")

@@ -167,7 +167,7 @@ QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
 class RunSettings(Settings):
     """How a run is carried out, whatever the method."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     device: Device = "auto"
     precision: Precision = "fp32"
     eval_batch: int = Field(256, ge=1)

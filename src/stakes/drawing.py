@@ -63,5 +63,15 @@ def show_image(axis: Any, pixels: Tensor, *, title: str = "", edge: str | None =
 
 
 def short(text: str, most: int = 14) -> str:
-    """A name that fits a label."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """A name that fits a label, as it is to be handed to matplotlib (see `plain`)."""
+    return plain(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def plain(text: str) -> str:
+    """A text of which matplotlib takes no part for mathematics, which it would refuse where it is none.
+
+    Example:
+        >>> plain("a$x_$")
+        'a\\\\$x_\\\\$'
+    """
+    return text.replace("$", r"\$")

@@ -58,10 +58,11 @@ def open_run(
 ) -> OpenedRun:
     """Open a finished run; what it was made from is found where its record says, or where the caller says.
 
-    All of it is compared with the record by hash. A retain set that differs is left out, and a note says so: to measure
-    on images that were to be forgotten as if they were kept would be wrong. That is so with a run of a ledger, whose
-    retain set lacks the images of every request known at the time. Retained images are decoded once for this; of a run
-    with ``retain_sample`` only those that it measured, where they are the ones of the record.
+    All of it is compared with the record by hash. A retain or test set that differs is left out, and a note says so: to
+    measure on images that were to be forgotten as if they were kept, or as if no model had seen them, would be wrong.
+    That is so with a run of a ledger, whose retain set lacks the images of every request known at the time. Test and
+    retained images are decoded once for this; of a run with ``retain_sample`` only those retained ones that it
+    measured, where they are the ones of the record.
 
     Args:
         path: the run folder.
@@ -106,7 +107,7 @@ def open_run(
         unlabelled=apart if (apart := unlabelled_of(request)) and held_back(apart) else None,
     )
     _same("forget set", record.hashes.forget_set, split.forget.fingerprint(), source_name)
-    split, notes = _with_its_retain_set(split, record)
+    split, notes = _with_its_test_set(*_with_its_retain_set(split, record), record)
     kept = folder.path / "anchors.safetensors"
     anchors = Anchors.load(kept) if kept.is_file() else None
     if anchors is not None and record.hashes.anchors is not None:
@@ -140,6 +141,17 @@ def _with_its_retain_set(split: ForgetSplit, record: Record) -> tuple[ForgetSpli
     )
     note = f"The retain set is left out: it is not the one of the record ({why})."
     return replace(split, retain=None), (note,)
+
+
+def _with_its_test_set(
+    split: ForgetSplit, notes: tuple[str, ...], record: Record
+) -> tuple[ForgetSplit, tuple[str, ...]]:
+    """The split, without a test set that is not the one of the record: what attacks take for unseen may not be."""
+    recorded = record.hashes.test_set
+    if split.test is None or recorded is None or split.test.fingerprint() == recorded:
+        return split, notes
+    note = "The test set is left out: it is not the one of the record (the data have changed since)."
+    return replace(split, test=None), (*notes, note)
 
 
 def _looked_at(retain: ImageSet, record: Record) -> Iterator[ImageSet]:

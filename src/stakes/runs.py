@@ -210,13 +210,16 @@ class RunFolder:
         append_line(self.history_path, json.dumps(dict(row)))
 
     def history(self) -> list[dict[str, float]]:
-        """All whole rows; a last line cut short by a crash is left out."""
+        """All whole rows up to the first that is none: a last line cut short by a crash, or damage, ends them."""
         rows = []
-        for line in self.history_path.read_text().splitlines() if self.history_path.is_file() else []:
+        for line in self.history_path.read_bytes().splitlines() if self.history_path.is_file() else []:
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except ValueError:  # no JSON, or no UTF-8
                 break
+            if not isinstance(row, dict) or "step" not in row:
+                break
+            rows.append(row)
         return rows
 
     def finish(self, record: Record) -> None:

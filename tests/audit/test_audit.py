@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 import stakes
-from stakes import cli
+from stakes import cli, opened
 from stakes.audit import ATTACKS, AuditSettings, audit
 from stakes.audit.references import Reference, expanded, halves, load_reference, train_references
+from stakes.data.images import ImageSet
 from stakes.data.sources import open_source
 from stakes.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from stakes.models.checkpoint import load_checkpoint
@@ -61,6 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         request={"model": str(home / "model"), "data": "digits", "forget": "random:6"},
         retain_sample=50,
     )
+    train_references(source, home / "retrained", models=1, without=split.forget, **SMALL)  # type: ignore[arg-type]
     return home
 
 
@@ -78,7 +81,7 @@ def test_everything_in_one_go(home: Path) -> None:
     report = audit(
         home / "run",
         reference=[home / "references"],
-        retrained=[home / "references" / "reference-00"],
+        retrained=[home / "retrained"],
         settings=QUICK,
         device="cpu",
         progress=progress,
@@ -135,6 +138,21 @@ def test_an_opened_run_is_taken_as_it_is(home: Path) -> None:
     assert kept == (run.before.fingerprint(), run.after.fingerprint())
 
 
+def test_a_test_set_that_is_another_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that the model was trained on, moved there since, would be taken for unseen ones."""
+    source = open_source("digits")
+    assert source.train is not None
+    moved = replace(source, test=source.train.subset(range(100)))
+    monkeypatch.setattr(opened, "open_source", lambda *_, **__: moved)
+    run = open_run(home / "run", device="cpu")
+    assert run.split.test is None
+    assert run.split.retain is not None
+    report = audit(run, attacks=["membership"], settings=QUICK)
+    assert "no test images" in report.skipped["membership"]
+    assert report.notes == run.notes
+    assert "The test set is left out" in report.overview.limit
+
+
 def test_bad_input_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="some of changes, membership"):
         audit(home / "run", attacks=["magic"])
@@ -164,6 +182,26 @@ def test_references_stay_and_are_found_by_their_folder(home: Path) -> None:
     folders = train_references(open_source("digits"), home / "references", models=2, **SMALL)  # type: ignore[arg-type]
     assert (folders[0] / "model.safetensors").stat().st_mtime_ns == before
     assert list(expanded([home / "references", "one.safetensors"])) == [*map(str, folders), "one.safetensors"]
+
+
+def test_a_retrained_model_that_saw_the_images_is_refused(home: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="saw none of the images to forget, got one that was trained on"
+    ):
+        audit(
+            home / "run", attacks=["distance"], retrained=[home / "references"], settings=QUICK, device="cpu"
+        )
+
+
+def test_training_without_images_that_are_not_there_is_refused(home: Path, tmp_path: Path) -> None:
+    """Saved again they have another hash, and would all have been trained on."""
+    source = open_source("digits")
+    assert source.train is not None
+    some = source.train.subset(range(5))
+    pixels = (some.batch(slice(None)) + 1 / 255).clamp(0, 1)
+    again = ImageSet.from_tensors(pixels, some.labels, some.class_names)
+    with pytest.raises(DataError, match="got 5 of 5 that are not in it"):
+        train_references(source, tmp_path, models=1, without=again, **SMALL)  # type: ignore[arg-type]
 
 
 def test_halves_are_seeded_and_even() -> None:

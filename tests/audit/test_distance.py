@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from stakes.audit.evidence import Skipped
 from stakes.audit.klom import BINS, CEILING, agreement, klom, left_out, margin_distance, parameter_distance
 from stakes.audit.references import Reference
 from stakes.audit.sections.distance import distance
+from stakes.audit.sections.relearning import relearning
 from stakes.models import Classifier, build_network
 from stakes.report.section import Section
 
@@ -87,6 +89,16 @@ def test_controls(tmp_path: Path) -> None:
     assert near.numbers["margins_forget_before"] == far.numbers["margins_forget_after"]
     assert "ceiling" not in near.limit
     assert "3 retrained models" in near.limit
+
+
+def test_models_that_say_not_what_they_saw_are_taken_on_trust(tmp_path: Path) -> None:
+    told = [replace(retrained(1)[0], seen=frozenset())]
+    for models, trust in ((retrained(1), "1 of 1 retrained models"), (told, "")):
+        for attack in (distance, relearning):
+            found = attack(evidence(tmp_path, never(True), wrong=True, retrained=models))
+            assert isinstance(found, Section)
+            assert ("on trust" in found.limit) == bool(trust)
+            assert trust in found.limit
 
 
 def test_one_retrained_model_gives_no_klom(tmp_path: Path) -> None:

@@ -112,3 +112,22 @@ def test_what_it_fits_on(tmp_path: Path, what: str) -> None:
         assert "unseen_after_features" in found.numbers
     else:
         assert isinstance(found, Skipped)
+
+
+@pytest.mark.parametrize("tested", ["every class", "lacks it"])
+def test_a_forgotten_class_is_not_among_the_retained_images(tmp_path: Path, tested: str) -> None:
+    """A probe that was fitted without a class can never name it, in any model."""
+    forget, retain, test = sets(False)
+    split = ForgetSplit(
+        forget=forget.subset(forget.labels == 0),
+        retain=retain.subset(retain.labels != 0),
+        test=test if tested == "every class" else test.subset(test.labels != 0),
+    )
+    found = linear_probe(evidence(tmp_path, never(), split=split))
+    if tested == "every class":
+        assert isinstance(found, Section)
+        assert found.settings["fitted on"] == "test"
+        assert found.numbers["forget_before_features"] > 0  # type: ignore[operator]
+    else:
+        assert isinstance(found, Skipped)
+        assert "every class to forget" in found.reason

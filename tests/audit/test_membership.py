@@ -115,9 +115,24 @@ def test_images_that_every_reference_saw_are_left_out(tmp_path: Path) -> None:
     first = Reference("knows ten", references(1)[0].classifier, frozenset(short[:10]))
     found = section(membership(evidence(tmp_path, saw(), references=[first])))
     assert found.numbers["forget_images"] == len(forget) - 10
+    assert f"{len(forget)} forget and" in found.limit
+    assert f"RMIA took {len(forget) - 10} and" in found.limit
     everything = Reference("knows all", first.classifier, frozenset(short))
     found = section(membership(evidence(tmp_path, saw(), references=[everything])))
     assert "rmia_after_auc" not in found.numbers
+    assert "RMIA was left out" in found.limit
+    assert "the 1 reference models" in found.limit
+    assert "Without reference models" not in found.limit
+
+
+def test_few_images_are_said(tmp_path: Path) -> None:
+    forget, retain, test = sets(False)
+    for count in (4, 40):
+        split = ForgetSplit(forget=forget.subset(range(count)), retain=retain, test=test)
+        found = section(membership(evidence(tmp_path, saw(), split=split)))
+        assert ("too narrow" in found.limit) == (count == 4)
+        few = count == 4 and found.numbers["outputs_after_auc_low"] > 0.5  # type: ignore[operator]
+        assert "too few to say" in str(found.tables) or not few
 
 
 def test_nothing_unseen_is_a_reason_to_skip(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from stakes.audit.roc import auc, auc_interval, curve, rate_at, separation, two_sided
+from stakes.audit.roc import auc, auc_interval, by_chance, curve, rate_at, separation, two_sided
 
 
 def groups(shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +27,22 @@ def test_interval_holds_the_estimate_and_is_seeded() -> None:
     assert low < auc(positive, negative) < high
     assert (low, high) == auc_interval(positive, negative, resamples=199, seed=3)
     assert auc_interval(positive[:1], negative, resamples=199, seed=3) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 16])
+def test_few_images_are_seldom_told_apart_by_chance(count: int) -> None:
+    """The plain bootstrap said so of 42, 26, 19, 10 and 8 % of them."""
+    draws = np.random.default_rng(count)
+    wrong = 0
+    for seed in range(200):
+        low, high = auc_interval(draws.normal(size=count), draws.normal(size=200), resamples=49, seed=seed)
+        wrong += not low <= 0.5 <= high
+    assert wrong <= 18, "5 % of 200, and three standard errors"
+
+
+def test_equal_scores_are_chance() -> None:
+    assert by_chance(np.ones(5), np.ones(9))
+    assert not by_chance(np.ones(9), np.zeros(9))
 
 
 def test_rate_lets_no_more_negatives_pass_than_allowed() -> None:

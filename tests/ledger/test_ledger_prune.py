@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledgerkit import ROWS, Amnesiac, Lame, ask, asked_and_done, carry_out, solve, source
 
 from stakes.errors import ConfigError, OutputError
+from stakes.evaluator import Evaluator
 from stakes.ledger import Ledger, prune_states, verify_ledger
 from stakes.models import load_checkpoint
 
@@ -84,3 +86,41 @@ def test_killed_on_the_way_leaves_nothing_half(ledger: Ledger, monkeypatch: pyte
     prune_states(ledger, keep=1)
     assert ledger.states.present() == [states[-1]]
     assert weights(ledger) == {states[-1]}
+
+
+def test_nothing_of_a_run_that_was_given_up_stays(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed when its model was written and its record was not: no event says which model it is."""
+    ask(ledger, ROWS[0])
+    assert carry_out(ledger).done
+    ask(ledger, ROWS[1])
+    measure = Evaluator.figures
+
+    def stop(self: Evaluator, model: Any, split: Any, phase: str, **more: Any) -> Any:
+        if phase == "evaluate after":
+            raise KeyboardInterrupt
+        return measure(self, model, split, phase, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "figures", stop)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(ledger, solve(Amnesiac))
+    left = ledger.run(2)
+    half = left / ".model.safetensors.abcdefgh"
+    half.mkdir()
+    prune_states(ledger, keep=1)
+    assert (left / "model.safetensors").exists(), "the batch may go on"
+    assert carry_out(ledger, abandon=True).done
+    prune_states(ledger, keep=1)
+    assert not (left / "model.safetensors").exists()
+    assert not half.exists()
+    assert weights(ledger) == {ledger.view().current}
+
+
+def test_weights_of_steps_on_the_way_go(ledger: Ledger) -> None:
+    for rows in ROWS:
+        ask(ledger, rows)
+    assert carry_out(ledger, solve(steps=2), milestones=True).done
+    assert list(ledger.path.glob("runs/*/snapshots/*"))
+    prune_states(ledger, keep=1)
+    assert not list(ledger.path.glob("runs/*/snapshots"))
+    assert verify_ledger(ledger, data=source()).ok

@@ -86,3 +86,14 @@ def test_images_from_a_folder_or_nowhere(ledger: Ledger) -> None:
     train = source().train
     assert train is not None
     assert verified(ledger, data=Source(train.subset(ROWS[0]), None, train.class_names, "two")).ok
+
+
+def test_a_model_of_other_classes_is_told_as_another(ledger: Ledger) -> None:
+    asked_and_done(ledger)
+    other = ledger.current(ledger.view())
+    other.class_names = ("x", "y", "z")
+    found = verified(ledger, model=other)
+    assert "tells other classes" in found.mismatch
+    assert found.checked == ()
+    with pytest.raises(CameBackError, match="not the ledger's"):
+        found.require()

@@ -23,8 +23,8 @@ def cross_validated_scores(positive: Array, negative: Array, *, folds: int, seed
         folds: stratified; fewer where a group is smaller.
 
     Returns:
-        Scores (n,) and (m,). As the fit chooses the side, an area under their curve below 0.5 by more than chance does
-        not happen: this attack has no sign.
+        Scores (n,) and (m,). As the fit chooses the side, this attack has no sign: an area under their curve below 0.5
+        comes of folds whose fits do not carry over, which is common with few positives, and tells nothing.
 
     Source:
         scikit-learn's cross_val_predict. Fewer than about 20 positives give a weak attack.

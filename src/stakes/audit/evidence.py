@@ -60,6 +60,16 @@ class Evidence:
             found["retrained"] = self.retrained[0].classifier
         return found
 
+    def on_trust(self) -> str:
+        """A sentence for limits, where nobody wrote down what a retrained model saw; else empty."""
+        unknown = sum(one.seen is None for one in self.retrained)
+        if not unknown:
+            return ""
+        return (
+            f" {unknown} of {len(self.retrained)} retrained models came without reference.json: that they never saw "
+            "the images is taken on trust."
+        )
+
     def sample(self, images: ImageSet, most: int, *use: object) -> ImageSet:
         """At most that many images, drawn by the seed and what they are for, in the order of the set."""
         return images.subset(self.drawn(len(images), most, *use))

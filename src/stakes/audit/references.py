@@ -92,7 +92,7 @@ def train_references(
             ``out/retrained-00``, … They differ by their seeds.
 
     Raises:
-        DataError: no training split, or fewer than four images.
+        DataError: no training split, or fewer than four images; or images of ``without`` that are not in it.
         RunFolderError: a folder holds another training.
 
     Example:
@@ -138,6 +138,14 @@ def _rows(names: list[str], without: ImageSet | None, models: int, seed: int) ->
     if without is None:
         return halves(len(names), models, seed)
     gone = {one[:_SHORT] for one in without.hashes()}
+    if absent := gone.difference(names):
+        raise DataError(
+            "images to train without",
+            expected="images of the training split, by their hash",
+            got=f"{len(absent)} of {len(gone)} that are not in it",
+            fix="Give the training data that holds them, byte for byte: images that were saved again, or at another "
+            "size, cannot be told from the others.",
+        )
     return [[row for row, name in enumerate(names) if name not in gone]] * models
 
 
@@ -173,6 +181,22 @@ def load_reference(
             )
     device = next(like.parameters()).device
     return Reference(str(path), classifier.eval().requires_grad_(False).to(device), _seen(Path(path)))
+
+
+def refuse_seen(retrained: Sequence[Reference], forget: ImageSet) -> None:
+    """Make sure that models which are to be without the forget set are, as far as it is written down.
+
+    Raises:
+        CheckpointError: one was trained on images of it.
+    """
+    for one in retrained:
+        if known := int((~one.unseen(forget)).sum()):
+            raise CheckpointError(
+                f"retrained model {one.name}",
+                expected="a model that saw none of the images to forget",
+                got=f"one that was trained on {known} of {len(forget)} of them, by its {SEEN}",
+                fix="Train one with: stakes audit-references --without RUN. Models of halves go to --reference.",
+            )
 
 
 def expanded(paths: Sequence[str | Path]) -> Iterator[str]:

@@ -29,9 +29,13 @@ def auc(positive: Scores, negative: Scores) -> float:
 
 
 def auc_interval(positive: Scores, negative: Scores, *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the `auc`, both groups resampled (SciPy's bootstrap).
+    """95 % percentile interval of the `auc`, both groups resampled (SciPy's bootstrap); it holds 0.5 wherever chance
+    explains the difference.
 
-    Of width 0 where the groups are wholly apart or hold one image each: then it says nothing.
+    A few images resample to too narrow an interval: of 2 to 8 it left out 0.5 in up to 40 % of cases where there was
+    nothing to find. So it leaves 0.5 out only where a two-sided Mann-Whitney test at 5 % does as well (SciPy's, normal
+    approximation with ties). Its other end stays too near. From 0 to 1 where a group holds one image; of width 0 where
+    enough images are wholly apart.
     """
     from scipy import stats
 
@@ -46,7 +50,25 @@ def auc_interval(positive: Scores, negative: Scores, *, resamples: int, seed: in
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
+    if by_chance(positive, negative):
+        return min(low, 0.5), max(high, 0.5)
+    return low, high
+
+
+def by_chance(positive: Scores, negative: Scores, level: float = 0.05) -> bool:
+    """Whether a two-sided Mann-Whitney test does not tell the groups apart (SciPy).
+
+    Example:
+        >>> by_chance(np.array([3.0, 4.0]), np.arange(5.0)), by_chance(np.arange(50.0, 60), np.arange(50.0))
+        (True, False)
+    """
+    from scipy import stats
+
+    if np.ptp(np.r_[positive, negative]) == 0:
+        return True
+    found = stats.mannwhitneyu(positive, negative, alternative="two-sided", method="asymptotic")
+    return not found.pvalue < level
 
 
 def rate_at(positive: Scores, negative: Scores, false_positives: float) -> float | None:
@@ -106,7 +128,7 @@ class Separation:
 
     @property
     def reading(self) -> str:
-        """What it means for the images: three cases, by whether the interval holds 0.5."""
+        """What it means for the images: three cases, by whether the interval holds 0.5 (see `auc_interval`)."""
         if self.low > 0.5:
             return "look like training images"
         if self.high < 0.5:

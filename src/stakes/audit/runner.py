@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from stakes.audit.evidence import Evidence, Finding, Skipped
-from stakes.audit.references import Reference, expanded, load_reference
+from stakes.audit.references import Reference, expanded, load_reference, refuse_seen
 from stakes.audit.sections import ATTACKS
 from stakes.audit.settings import AuditSettings
 from stakes.config import Device, chosen
@@ -34,6 +34,7 @@ class AuditReport:
         seconds: wall clock by attack.
         overview: the section that lists them all.
         page: the report, rendered anew.
+        notes: what was left out of the run's images because it is not what the record says.
     """
 
     sections: dict[str, Section]
@@ -41,6 +42,7 @@ class AuditReport:
     seconds: dict[str, float]
     overview: Section
     page: Path
+    notes: tuple[str, ...] = ()
 
 
 def audit(
@@ -75,7 +77,7 @@ def audit(
     Raises:
         ConfigError: an unknown attack or setting.
         RunFolderError: not a finished run, or other data or model than its record says.
-        CheckpointError: a reference or retrained model that does not fit.
+        CheckpointError: a reference or retrained model that does not fit, or a retrained one that saw forget images.
 
     Note:
         Attacks that fail prove nothing: they show what these attackers, with these limits, could not do.
@@ -95,6 +97,8 @@ def audit(
             for path in expanded(paths)
         ]
 
+    without = loaded(retrained)
+    refuse_seen(without, run.split.forget)
     evidence = Evidence(
         before=run.before,
         after=run.after,
@@ -102,15 +106,16 @@ def audit(
         folder=folder_of(run.path),
         settings=limits,
         references=loaded(reference),
-        retrained=loaded(retrained),
+        retrained=without,
         seed=seed,
         device=run.device,
         progress=progress,
     )
-    return _carry_out(run.path, evidence, wanted)
+    return _carry_out(run, evidence, wanted)
 
 
-def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport:
+def _carry_out(run: OpenedRun, evidence: Evidence, wanted: list[str]) -> AuditReport:
+    path = run.path
     found: dict[str, Section] = {}
     skipped: dict[str, str] = {}
     for name in wanted:
@@ -121,10 +126,10 @@ def _carry_out(path: Path, evidence: Evidence, wanted: list[str]) -> AuditReport
         else:
             finding.save(path)
             found[name] = finding
-    overview = _overview(path, evidence, found, skipped)
+    overview = _overview(run, evidence, found, skipped)
     overview.save(path)
     seconds = {name: round(evidence.meter.phases[name].seconds, 2) for name in wanted}
-    return AuditReport(found, skipped, seconds, overview, write_page(path))
+    return AuditReport(found, skipped, seconds, overview, write_page(path), run.notes)
 
 
 def _tried(name: str, evidence: Evidence) -> Finding:
@@ -136,14 +141,14 @@ def _tried(name: str, evidence: Evidence) -> Finding:
 
 
 def _overview(
-    path: Path, evidence: Evidence, found: Mapping[str, Section], skipped: Mapping[str, str]
+    run: OpenedRun, evidence: Evidence, found: Mapping[str, Section], skipped: Mapping[str, str]
 ) -> Section:
     """What ran, what did not and why, and what earlier audits left."""
     rows: list[tuple[Cell, ...]] = []
     known = 0
     for name in ATTACKS:
         section = found.get(name)
-        earlier = folder_of(path) / f"{name}.json"
+        earlier = folder_of(run.path) / f"{name}.json"
         if section is None and earlier.is_file():
             section = Section.load(earlier)
         known += section is not None
@@ -157,9 +162,12 @@ def _overview(
         name=OVERVIEW,
         title="Audit: what attacks found",
         sentence=f"{known} of {len(ATTACKS)} attacks were carried out; each has its finding and its limit.",
-        limit=(
-            "Attacks can show that something is left, never that nothing is: another attacker, with more data or more "
-            "models, may find what these did not."
+        limit=" ".join(
+            (
+                "Attacks can show that something is left, never that nothing is: another attacker, with more data or "
+                "more models, may find what these did not.",
+                *run.notes,
+            )
         ),
         numbers={
             "attacks": known,

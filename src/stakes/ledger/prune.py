@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
-from stakes.errors import ConfigError
+from stakes.errors import ConfigError, OutputError
+from stakes.files import sweep
 from stakes.ledger.events import Pruned
 from stakes.ledger.folder import Ledger
-from stakes.ledger.view import View
+from stakes.ledger.view import Attempt, View
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class PruneReport:
 
 def prune_states(ledger: Ledger, keep: int, *, keep_first: bool = False) -> PruneReport:
     """Keep the newest states that were current, and drop every other model: from ``models/`` and from the runs.
+
+    From runs that are over go their snapshots and working states as well, whatever became of the run: weights of steps
+    on the way recognise what was to be forgotten.
 
     Earlier states still recognise what later requests made the model forget, so a deletion is complete only when they
     are gone, here and wherever copies lie. The current state always stays, and so does whatever an interrupted batch
@@ -52,10 +58,33 @@ def prune_states(ledger: Ledger, keep: int, *, keep_first: bool = False) -> Prun
         for name in ledger.states.present():
             if name not in needed:
                 ledger.states.remove(name)
+        at_work = view.open_batch.attempts if view.open_batch is not None else []
         for number, attempt in view.attempts.items():
-            if attempt.finished is not None and attempt.finished.body.model not in needed:
-                (ledger.run(number) / "model.safetensors").unlink(missing_ok=True)
+            if attempt not in at_work:
+                _clear(ledger.run(number), keep_model=_model(attempt) in needed)
     return PruneReport(tuple(kept), gone)
+
+
+def _model(attempt: Attempt) -> str | None:
+    return attempt.finished.body.model if attempt.finished is not None else None
+
+
+def _clear(run: Path, *, keep_model: bool) -> None:
+    """Drop the weights that a run which is over left in its folder."""
+    try:
+        sweep(run)
+        if not keep_model:
+            (run / "model.safetensors").unlink(missing_ok=True)
+        for folder in (run / "snapshots", run / "state"):
+            if folder.exists():
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(
+            f"cannot remove weights in {run}",
+            expected="files that may be removed",
+            got=error.strerror or str(error),
+            fix="Mend its permissions and run the same command again.",
+        ) from error
 
 
 def _needed(view: View, keep: int) -> set[str]:

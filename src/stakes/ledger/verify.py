@@ -27,7 +27,7 @@ class Verification:
     Attributes:
         model, expected: hashes of the deployed model and of the ledger's current one.
         mismatch: how the two differ; empty where they do not.
-        checked: the requests that were measured: all that are done.
+        checked: the requests that were measured: all that are done; none where the model tells other classes.
         images: how many images each of them has.
         recognised: the requests that came back, with the hashes of the images that are recognised.
         pending: requests that are not carried out yet.
@@ -117,6 +117,12 @@ def verify_ledger(
     done = view.with_status("done")
     state = classifier.fingerprint()
     mismatch = _mismatch(view, state, config_hash(classifier))
+    if set(classifier.class_names) != set(view.created.body.class_names):
+        # Nothing can be measured, and nothing need be: it cannot be the ledger's.
+        mismatch, done = (
+            f"{mismatch}, and it tells other classes than the ledger, so no image was measured",
+            [],
+        )
     gatherer = gather(ledger, view, data, Path(images) if images is not None else None)
     hits = recognised(
         classifier,

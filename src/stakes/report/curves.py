@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stakes.drawing import plain
 from stakes.report.pictures import unique_ids
 
 Row = dict[str, float]
@@ -87,7 +88,7 @@ def _draw(
                 marker=_MARKERS[i % SERIES] if markers else None,
                 markersize=3,
                 markevery=max(1, len(curve.points) // 25),
-                label=curve.label.replace("$", r"\$"),  # not mathematics
+                label=plain(curve.label),
             )
         _dress(axis, label, limits)
         if len(curves) > 1:

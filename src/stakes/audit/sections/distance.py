@@ -114,7 +114,7 @@ def _section(evidence: Evidence, found: dict[str, _OnSet]) -> Section:
             f"predictions (before: {same['before']:.1f} %{among}); its margins lie {far['after']:.1f} from theirs in "
             f"log-odds (before: {far['before']:.1f}{theirs}){klom_part}."
         ),
-        limit=_limit(count, divergence),
+        limit=_limit(count, divergence) + evidence.on_trust(),
         numbers=_numbers(found, parameters) | {"retrained_models": count},
         tables=(_table(found, parameters),),
         figures=(

@@ -38,27 +38,33 @@ def linear_probe(evidence: Evidence) -> Finding:
 
 
 def _groups(evidence: Evidence) -> _Groups | Skipped:
+    """Images to fit on, of every class to forget: of a forgotten class there are none among the retained ones."""
     settings, split = evidence.settings.probe, evidence.split
     forget = evidence.sample(split.forget, settings.images, "probe")
+    groups: list[_Groups] = []
     if split.retain is not None:
         fit = evidence.sample(split.retain, settings.train, "probe fit")
         unseen = split.test and evidence.sample(split.test, settings.images, "probe unseen")
-        groups = _Groups(fit, "retained", forget, unseen)
-    elif split.test is not None and len(split.test) >= 4:
+        groups.append(_Groups(fit, "retained", forget, unseen))
+    if split.test is not None and len(split.test) >= 4:
         rows = torch.arange(len(split.test))
         # Every other row: test sets are often sorted by class.
         fit, rest = split.test.subset(rows[::2]), split.test.subset(rows[1::2])
-        groups = _Groups(
+        fit, rest = (
             evidence.sample(fit, settings.train, "probe fit"),
-            "test",
-            forget,
             evidence.sample(rest, settings.images, "probe unseen"),
         )
-    else:
+        groups.append(_Groups(fit, "test", forget, rest))
+    if not groups:
         return Skipped("neither retained nor test images: there is nothing to fit a probe on")
-    if len(groups.fit.labels.unique()) < 2:
+    several = [one for one in groups if len(one.fit.labels.unique()) > 1]
+    if not several:
         return Skipped("images of one class only to fit a probe on")
-    return groups
+    fitting = next((one for one in several if torch.isin(forget.labels, one.fit.labels).all()), None)
+    return fitting or Skipped(
+        f"no {' or '.join(one.fit_is for one in several)} images of every class to forget to fit a probe on: "
+        "it could not name the others"
+    )
 
 
 def _read(evidence: Evidence, model: Classifier, groups: _Groups, done: int, total: int) -> Layers:
@@ -107,7 +113,7 @@ def _section(evidence: Evidence, groups: _Groups, found: dict[str, Layers]) -> S
         limit=(
             f"Probes fitted on {len(groups.fit)} {groups.fit_is} images, best layer by the forget images themselves; a "
             "label that can be read as well from unseen images is what any good features give, not memory, and a "
-            "nonlinear probe may read more."
+            "nonlinear probe may read more." + evidence.on_trust()
         ),
         numbers={
             f"{what}_{model}_{layer}": round(figures[what], 4)

@@ -26,6 +26,9 @@ TITLES = {
     "outputs": "confidence and entropy (learned)",
 }
 
+FEW = 20
+"""Forget images below which intervals are too narrow, and the learned attack's scores tell too little."""
+
 OPENINGS = {"rmia": "To RMIA", "loss": "Judged by the loss of their label,"}
 
 
@@ -175,7 +178,7 @@ def _section(
         name="membership",
         title="Membership: do the forgotten images stand out?",
         sentence=_sentence(main, tested),
-        limit=_limit(evidence, groups, count, main),
+        limit=_limit(evidence, groups, after, main) + evidence.on_trust(),
         numbers=_numbers(tested)
         | {
             "forget_images": count,
@@ -205,20 +208,38 @@ def _sentence(main: str, tested: dict[str, _Tested]) -> str:
     )
 
 
-def _limit(evidence: Evidence, groups: _Groups, count: int, main: str) -> str:
+def _limit(evidence: Evidence, groups: _Groups, after: dict[str, Separation], main: str) -> str:
+    used = after["loss"]
+    count, least = len(used.positive), min(len(one.positive) for one in after.values())
     parts = [
-        f"{count} forget and {len(groups.unseen)} unseen images, of the same classes in like shares.",
+        f"{count} forget and {len(used.negative)} unseen images, of the same classes in like shares.",
         "An AUC far below 0.5 is a leak as much as one far above: it says which images were forgotten.",
     ]
+    if least < FEW:
+        parts.append(
+            f"With fewer than {FEW} forget images the intervals are too narrow. They leave 0.5 out only where a "
+            "Mann-Whitney test does so too; for the learned attack even that comes about by chance too often."
+        )
     if len(groups.unseen) < 1000:
         parts.append("A rate at 0.1 % false positives needs at least 1000 unseen images, and is left out.")
     if main == "rmia":
+        rmia = after["rmia"]
+        if (len(rmia.positive), len(rmia.negative)) != (count, len(used.negative)):
+            parts.append(
+                f"RMIA took {len(rmia.positive)} and {len(rmia.negative)} of them: those that some reference model "
+                "did not see."
+            )
         parts.append(
             f"{len(evidence.references)} reference models, trained on other halves of the data; "
             "more of them make a stronger attack."
         )
         if any(reference.seen is None for reference in evidence.references):
             parts.append("Some came without reference.json and are taken to have seen none of the images.")
+    elif evidence.references:
+        parts.append(
+            f"RMIA was left out: of the forget, unseen or population images fewer than two are unseen by any of the "
+            f"{len(evidence.references)} reference models. So hard and easy images are not told apart."
+        )
     else:
         parts.append("Without reference models (--reference) hard and easy images are not told apart.")
     return " ".join(parts)
@@ -286,7 +307,9 @@ def _reading(attack: str, found: Separation) -> str:
     if attack != "outputs":
         return found.reading
     # The learned attack finds the side by itself, so its score has no sign.
-    return "are told apart" if found.low > 0.5 else "are not told apart"
+    if found.low <= 0.5:
+        return "are not told apart"
+    return "are told apart" if len(found.positive) >= FEW else "may be told apart (too few to say)"
 
 
 def _draw(axis: Any, tested: dict[str, _Tested], main: str) -> None:

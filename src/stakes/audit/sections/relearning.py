@@ -121,7 +121,7 @@ def _section(
         name="relearning",
         title="Relearning: how fast the forgotten images come back",
         sentence=_sentence(evidence, courses, retained),
-        limit=_limit(evidence, courses, retained),
+        limit=_limit(evidence, courses, retained) + evidence.on_trust(),
         numbers=_numbers(courses, retained) | _losses(evidence, forget),
         tables=(_table(courses, retained),),
         figures=(
