@@ -267,6 +267,24 @@ def test_a_grid_takes_what_was_chosen(home: Path, tmp_path: Path) -> None:
         expand(plain)
 
 
+def test_nested_settings_beside_tuned_leave_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = Trial(settings={"probes.epsilon": 1.25}, forget_accuracy=0.0, agreement=90.0)
+    start = {"probes": {"epsilon": 2.0, "iterations": 7}}
+    row = Searched(method="structguard", preset="paper", settings=start, space={}, trials=(best,))
+    searched(row=row).save(tmp_path / "tune.json")
+    entry = {"method": "structguard", "preset": "paper", "tuned": "./tune.json"}
+    settings: tuple[dict[str, Any], ...] = ({"probes": {"per_image": 3}}, {"probes.per_image": 3})
+    rows = [entry | {"label": f"r{at}", "settings": given} for at, given in enumerate(settings)]
+    data = [{"name": "digits", "source": "digits", "models": ["elsewhere"]}]
+    grid = build(Grid, {"name": "g", "data": data, "methods": rows, "k": [2], "seeds": [0]})
+    nested, flat = (cell.method.settings for cell in expand(grid))
+    assert nested == flat
+    assert (nested.probes.epsilon, nested.probes.iterations, nested.probes.per_image) == (1.25, 7, 3)
+
+
 def test_where_nothing_is_named_the_rate_is_searched() -> None:
     method = find_method("neggrad").configure(overrides={"lr": 0.01})
     assert space_of(SearchEntry(method="neggrad"), method) == {"lr": Span(low=0.001, high=0.1)}

@@ -13,6 +13,7 @@ import torch
 from stakes.bench.cells import Cell, expand
 from stakes.bench.opening import Opening
 from stakes.bench.plugins import Registry
+from stakes.config import dotted
 from stakes.errors import NumericalError
 from stakes.models.classifier import Classifier
 from stakes.records import Record
@@ -41,7 +42,9 @@ def unlearned(
 
     classifier, split = opening.problem(cell)
     kind = (registry or Registry()).find(cell.method.name)
-    method = kind.configure(cell.entry.preset, cell.entry.settings | dict(settings))
+    method = kind.configure(
+        cell.entry.preset, dotted(kind.settings_type, cell.entry.settings) | dict(settings)
+    )
     return unlearn(
         classifier,
         replace(
