@@ -290,3 +290,15 @@ def test_several_folders_make_one_table(stakes_cli: Any, tmp_path: Path) -> None
     code, _, err = stakes_cli(*words, "--rows", "l2lu")
     assert code == 2
     assert "adv, l2ul" in err
+
+
+def test_a_cell_of_two_folders_counts_once_if_it_is_the_same(stakes_cli: Any, tmp_path: Path) -> None:
+    for name, test in (("a", 70.0), ("b", 70.0), ("c", 71.0)):
+        record("adv", test=test).save(BenchFolder(tmp_path / name).record_path("adv_k16_s0-1"))
+    code, said, _ = stakes_cli("table", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "| adv | 16 | **70.00** |" in said
+    code, _, err = stakes_cli("table", tmp_path / "a", tmp_path / "c")
+    assert code == 2
+    assert "adv_k16_s0-1" in err
+    assert all(str(tmp_path / name) in "".join(err.split()) for name in ("a", "c"))

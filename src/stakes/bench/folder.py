@@ -6,10 +6,11 @@ import contextlib
 import datetime
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stakes.errors import RunFolderError
 from stakes.files import write_bytes, write_json
 from stakes.locks import alone
 from stakes.records import Record
@@ -98,3 +99,25 @@ class BenchFolder:
         lock = self.path / "bench.lock"
         with alone(lock, what=f"{self.path}", fix="Wait for that bench, or choose another --out."):
             yield
+
+
+def together(folders: Sequence[BenchFolder]) -> dict[str, Record]:
+    """The records of several folders by the name of their cell; one that two of them have counts once.
+
+    Raises:
+        RunFolderError: two have a cell, with other models or figures.
+    """
+    found: dict[str, Record] = {}
+    places: dict[str, Path] = {}
+    for folder in folders:
+        for cell, record in folder.records().items():
+            first = found.setdefault(cell, record)
+            place = places.setdefault(cell, folder.path)
+            if (first.hashes, first.before, first.after) != (record.hashes, record.before, record.after):
+                raise RunFolderError(
+                    f"the record of {cell}",
+                    expected="the same in all folders",
+                    got=f"one in {place} and another in {folder.path}",
+                    fix="Leave out one of the folders.",
+                )
+    return found
