@@ -169,6 +169,40 @@ def test_what_is_not_comparable_is_refused() -> None:
         sheets({}, "plain")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"settings": {"lr": 0.5}}, "one lr for all seeds, got 0.001 in neggrad_k16_s0-0 and 0.5"),
+        ({"settings": {"probes": {"epsilon": 9.0}}}, "one probes.epsilon"),
+        ({"run": {"precision": "bf16"}}, "one precision"),
+        ({"run": {"retain_sample": 9}}, "one retain_sample"),
+        ({"preset": "other"}, "one preset"),
+        ({"method": "adv"}, "one method"),
+        ({"request": {"plugin": "x"}}, "one plugin"),
+        ({"request": {"unlabelled": "test:9"}}, "one unlabelled"),
+        ({"request": {"held_back": "test:9"}}, "one held_back"),
+        ({"hashes": {"anchors": "x"}}, "one anchors"),
+    ],
+)
+def test_other_settings_in_one_row_are_refused(change: dict[str, Any], said: str) -> None:
+    first, second = record("neggrad"), record("neggrad", seed=1).model_dump()
+    for name, value in change.items():
+        second[name] = second[name] | value if isinstance(value, dict) else value
+    other = Record.model_validate(second)
+    with pytest.raises(RunFolderError, match=said):
+        sheet(first, other)
+    assert sheet(first, other.model_copy(update={"request": other.request | {"row": "mine"}})).rows
+
+
+def test_what_cannot_change_a_figure_or_came_later_is_no_other_setting() -> None:
+    asked = {"lr": 0.001, "probes": {"epsilon": 4.0}}
+    quiet = {"device": "cuda", "eval_batch": 7, "seed": 1, "unlabelled_most": 4096}
+    first, second = record("neggrad", anchors="prototypes"), record("neggrad", seed=1, anchors="prototypes")
+    hashes = second.hashes.model_copy(update={"anchors": "means of another retain set"})
+    second = second.model_copy(update={"settings": asked, "run": quiet, "hashes": hashes})
+    assert sheet(first, second).get("test", "neggrad", 16).n == 2
+
+
 def test_a_table_for_each_data_set_and_model() -> None:
     faces = record("adv", data="faces", model="another")
     found = sheets(named(record("adv"), record("l2ul")) | {"faces": faces}, "plain")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stakes.bench.ablations import PUBLISHED_ROWS
+from stakes.bench.alike import refuse_others
 from stakes.bench.published import BLOCKS, PUBLISHED, Block, Published
 from stakes.errors import ConfigError, RunFolderError
 from stakes.methods import METHODS
@@ -92,8 +93,8 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
         failed: cells that have no record.
 
     Raises:
-        RunFolderError: no record, two of one row, k and seed, or records of different models or test splits
-            under one name.
+        RunFolderError: no record, two of one row, k and seed, other settings in those of one row and k, or records
+            of different models or test splits under one name.
     """
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for name, record in records.items():
@@ -108,6 +109,7 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
 def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: int) -> Sheet:
     _refuse_mixed(title, records)
     found: dict[tuple[str, int], dict[int, Record]] = defaultdict(dict)
+    cells: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
     methods: dict[str, str] = {}
     for name, record in records.items():
         row, k = _row(record), record.after.forget_images
@@ -118,8 +120,10 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
                 got=f"{name} and another",
                 fix="Were settings changed in between? Keep one, or give the rows labels.",
             )
-        found[row, k][record.seed] = record
+        found[row, k][record.seed] = cells[row, k][name] = record
         methods[row] = record.method
+    for (row, k), of_row in cells.items():
+        refuse_others(f"{row}, k = {k}", of_row)
     reference = _reference(layout, str(next(iter(records.values())).request.get("published")))
     entries: dict[tuple[Block, str, int], Entry] = {}
     for (row, k), by_seed in found.items():
