@@ -187,7 +187,8 @@ def table(
     found = [BenchFolder(path) for path in folder]
     records = together(found)
     failed = len({cell for one in found for cell in one.errors()} - records.keys())
-    records = picked(records, rows.split(",") if rows is not None else None, k)
+    wanted = [name.strip() for name in rows.split(",")] if rows is not None else None
+    records = picked(records, wanted, k)
     text = render(sheets(records, layout.value, failed=failed), layout.value, kind.value)
     if out is not None:
         write_bytes(out, text.encode())

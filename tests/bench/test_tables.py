@@ -221,6 +221,29 @@ FOUND = (
 )
 
 
+def test_no_best_among_different_samples_of_the_retain_set() -> None:
+    def sampled(row: str, k: int, sample: int) -> Record:
+        made = record(row, k)
+        figures = made.after.model_copy(update={"retain_images": sample})
+        return made.model_copy(update={"run": {"retain_sample": sample}, "after": figures})
+
+    made = sheet(sampled("adv", 16, 50), sampled("l2ul", 16, 60), sampled("adv", 64, 50))
+    assert not any(made.get("retain", row, 16).best for row in made.rows)
+    assert all(made.get("test", row, 16).best for row in made.rows)
+    assert made.get("retain", "adv", 64).best
+    text = render([made], "plain", "markdown")
+    assert "No retain accuracy is bold at k = 16: rows were measured on different samples" in text
+    assert "No retain accuracy" not in render([sheet(sampled("adv", 16, 50))], "plain", "markdown")
+
+
+def test_published_columns_named_after_the_first_run_are_found() -> None:
+    made = sheet(record("adv", published=None), record("l2ul"))
+    assert made.get("test", "l2ul", 16).published == 79.65
+    assert "In brackets" in render([made], "table2", "markdown")
+    own = sheet(record("mine"))
+    assert "In brackets" not in render([own], "table2", "markdown"), "no bracket to explain"
+
+
 def test_markdown() -> None:
     text = render([sheet(*FOUND)], "table2", "markdown")
     assert "| method | k = 16 | k = 64 | n |" in text
@@ -281,7 +304,7 @@ def test_the_command(stakes_cli: Any, tmp_path: Path) -> None:
     code, said, _ = stakes_cli("table", folder.path, "--layout", "table2")
     assert code == 0
     assert "**81.00 ± 1.41** (84.38)" in said
-    assert "1 cells of this folder failed" in said
+    assert "1 cell of this folder failed and has no record." in said
     out = tmp_path / "t.tex"
     code, found, _ = stakes_cli(
         "table", folder.path, "--layout", "table2", "--format", "latex", "--out", out, "--json"
@@ -321,6 +344,9 @@ def test_several_folders_make_one_table(stakes_cli: Any, tmp_path: Path) -> None
     assert code == 0
     assert "adv" not in said
     assert "k = 16" not in said
+    code, said, _ = stakes_cli(*words, "--rows", "l2ul, adv")
+    assert code == 0
+    assert "| adv |" in said
     code, _, err = stakes_cli(*words, "--rows", "l2lu")
     assert code == 2
     assert "adv, l2ul" in err

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stakes.bench.ablations import PUBLISHED_ROWS
 from stakes.bench.alike import refuse_others
@@ -48,7 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The tables of one data set and model: blocks of rows over columns of k."""
+    """The tables of one data set and model: blocks of rows over columns of k.
+
+    Attributes:
+        mixed_retain: the k whose rows were measured on different samples of the retain set, so that none is best.
+    """
 
     title: str
     published_title: str | None
@@ -56,6 +60,7 @@ class Sheet:
     rows: tuple[str, ...]
     entries: Mapping[tuple[Block, str, int], Entry]
     failed: int = 0
+    mixed_retain: tuple[int, ...] = ()
 
     def get(self, block: Block, row: str, k: int) -> Entry:
         """An entry; one without values where no record is."""
@@ -124,7 +129,9 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
         methods[row] = record.method
     for (row, k), of_row in cells.items():
         refuse_others(f"{row}, k = {k}", of_row)
-    reference = _reference(layout, str(next(iter(records.values())).request.get("published")))
+    # A grid can be told of the published columns after its first cells.
+    told = (record.request.get("published") for record in records.values())
+    reference = _reference(layout, str(next(filter(None, told), None)))
     entries: dict[tuple[Block, str, int], Entry] = {}
     for (row, k), by_seed in found.items():
         group = [by_seed[seed] for seed in sorted(by_seed)]
@@ -138,8 +145,26 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
         methods,
         key=lambda row: (variants.index(row) if row in variants else -1, _place(methods[row]), row),
     )
-    _mark_best(entries, [row for row in rows if methods[row] not in REFERENCES], ks)
-    return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed)
+    competing = [row for row in rows if methods[row] not in REFERENCES]
+    mixed = _mixed_retain(found, competing, ks)
+    _mark_best(entries, competing, {"test": ks, "retain": [k for k in ks if k not in mixed]})
+    return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed, mixed)
+
+
+def _mixed_retain(
+    found: Mapping[tuple[str, int], Mapping[int, Record]], rows: Sequence[str], columns: Sequence[int]
+) -> tuple[int, ...]:
+    """Sizes of forget sets whose rows were measured on other samples of the retain set: not to be compared."""
+    samples: dict[int, set[tuple[Any, int]]] = {
+        k: {
+            (record.run.get("retain_sample"), record.after.retain_images)
+            for row in rows
+            for record in found.get((row, k), {}).values()
+            if record.retain_accuracy is not None
+        }
+        for k in columns
+    }
+    return tuple(k for k, some in samples.items() if len(some) > 1)
 
 
 def _reference(layout: Layout, data: str) -> Published | None:
@@ -168,10 +193,12 @@ def _value(block: Block, record: Record) -> float | None:
 
 
 def _mark_best(
-    entries: dict[tuple[Block, str, int], Entry], rows: Sequence[str], columns: Sequence[int]
+    entries: dict[tuple[Block, str, int], Entry],
+    rows: Sequence[str],
+    columns: Mapping[Block, Sequence[int]],
 ) -> None:
-    for block in ("test", "retain"):
-        for k in columns:
+    for block, sizes in columns.items():
+        for k in sizes:
             able = {row: entries[block, row, k] for row in rows if (block, row, k) in entries}
             able = {row: e for row, e in able.items() if e.mean is not None and not e.unforgotten}
             several = any(e.n > 1 for e in able.values())
