@@ -178,6 +178,7 @@ def table(
     precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Render the records of a bench: mean ± standard deviation over seeds, the published figure beside ours."""
+    from stakes.bench.failures import left_failed
     from stakes.bench.folder import BenchFolder, together
     from stakes.bench.render import render
     from stakes.bench.sheet import picked, sheets
@@ -186,8 +187,8 @@ def table(
     del seed, device, precision
     found = [BenchFolder(path) for path in folder]
     records = together(found)
-    failed = len({cell for one in found for cell in one.errors()} - records.keys())
     wanted = [name.strip() for name in rows.split(",")] if rows is not None else None
+    failed = len(left_failed(found, records, wanted, k))
     records = picked(records, wanted, k)
     text = render(sheets(records, layout.value, failed=failed), layout.value, kind.value)
     if out is not None:

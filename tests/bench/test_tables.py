@@ -362,3 +362,17 @@ def test_a_cell_of_two_folders_counts_once_if_it_is_the_same(stakes_cli: Any, tm
     assert code == 2
     assert "adv_k16_s0-1" in err
     assert all(str(tmp_path / name) in "".join(err.split()) for name in ("a", "c"))
+
+
+def test_failures_that_finished_since_or_are_not_picked_are_not_told(stakes_cli: Any, tmp_path: Path) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    record("adv").save(folder.record_path("adv_k16_s0-aaaaaaaa"))
+    folder.fail("adv_k16_s0-bbbbbbbb", "RuntimeError", "a plugin since mended", problem="cifar10/resnet18")
+    assert "failed" not in stakes_cli("table", folder.path)[1]
+    folder.fail("adv_k16_s0-cccccccc", "RuntimeError", "of another model", problem="cifar10/vgg")
+    folder.fail("adv_k16_s0-dddddddd", "WorkerLost", "who knows of which")
+    folder.fail("l2ul_k16_s0-eeeeeeee", "RuntimeError", "no", problem="cifar10/resnet18")
+    folder.fail("adv_k64_s0-ffffffff", "RuntimeError", "no", problem="cifar10/resnet18")
+    assert "4 cells of this folder failed and have" in stakes_cli("table", folder.path)[1]
+    assert "3 cells" in stakes_cli("table", folder.path, "--rows", "adv")[1]
+    assert "2 cells" in stakes_cli("table", folder.path, "--rows", "adv", "--k", 16)[1]

@@ -68,11 +68,20 @@ class BenchFolder:
         found = {path.name.removesuffix(_ERROR): "" for path in paths}
         return {cell: error for cell in found if (error := self.error(cell)) is not None}
 
-    def fail(self, cell: str, kind: str, message: str, trace: str = "") -> None:
+    def failed_problem(self, cell: str) -> str | None:
+        """Data and model of a cell that failed, where its error file says so."""
+        try:
+            found = json.loads((self.cells / f"{cell}{_ERROR}").read_text(encoding="utf-8")).get("problem")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return str(found) if found else None
+
+    def fail(self, cell: str, kind: str, message: str, trace: str = "", problem: str = "") -> None:
         """Write down why a cell failed; its run folder stays, so that a retry resumes."""
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         found: dict[str, Any] = {"cell": cell, "created": created, "error": kind, "message": message}
-        write_json(self.cells / f"{cell}{_ERROR}", found | ({"traceback": trace} if trace else {}))
+        found |= {key: text for key, text in (("traceback", trace), ("problem", problem)) if text}
+        write_json(self.cells / f"{cell}{_ERROR}", found)
 
     def finish(self, cell: str, record: Record, *, keep_model: bool) -> None:
         """Keep history and, last, the record; drop the run folder unless the model is to be kept."""

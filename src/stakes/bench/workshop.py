@@ -73,7 +73,8 @@ class Workshop:
             message = f"{type(error).__name__}: {error}"
             if task.kind == "cell":
                 trace = "" if isinstance(error, StakesError) else traceback.format_exc()
-                self.folder.fail(task.name, type(error).__name__, str(error), trace)
+                problem = self.cells[task.name].problem
+                self.folder.fail(task.name, type(error).__name__, str(error), trace, problem)
             return message
         return None
 
