@@ -24,7 +24,7 @@ from stakes.tune.engine import run_tune
 from stakes.tune.judge import Judge
 from stakes.tune.plan import SearchEntry, Span, space_of
 from stakes.tune.record import Searched, Trial, TuneRecord
-from stakes.tune.sampling import suggest
+from stakes.tune.sampling import exhausted, suggest
 
 WHOLE = {"low": 1.5, "high": 2.0, "whole": True}
 
@@ -202,6 +202,32 @@ def test_the_sampler_learns_from_scores_and_repeats_itself() -> None:
     early = [abs(torch.tensor(trial.settings["lr"]).log10().item() + 2) for trial in tried[:4]]
     assert sum(late) / len(late) < 0.5 * sum(early) / len(early)
     assert suggest(space, tried, 0) != suggest(space, tried, 1)
+
+
+def test_nothing_is_tried_twice_and_a_finite_space_ends() -> None:
+    space = {"lr": (0.1, 0.2, 0.3), "forget_batch": Span(low=2, high=4, whole=True)}
+    tried: list[Trial] = []
+    while not exhausted(space, tried):
+        settings = suggest(space, tried, 0)
+        assert settings == suggest(space, tried, 0)
+        tried.append(Trial(settings=settings, forget_accuracy=0.0, agreement=50.0))
+        assert len(tried) <= 9
+    assert len({tuple(sorted(trial.settings.items())) for trial in tried}) == len(tried) == 9
+    assert not exhausted({"lr": Span(low=0.1, high=0.3)}, tried)
+
+
+def test_a_row_whose_choices_are_all_tried_ends_early_and_says_so(
+    home: Path, tmp_path: Path, stakes_cli: Any
+) -> None:
+    row = {"method": "neggrad", "settings": {"lr": 0.001, "max_steps": 2}, "search": {"lr": [0.001, 0.002]}}
+    plan = plan_of(home, methods=[row], trials=5).model_dump(mode="json", exclude={"cache"})
+    plan["run"].pop("seed")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    code, said, _ = stakes_cli("tune", tmp_path / "plan.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    assert "neggrad: 2 trials" in said
+    tried = TuneRecord.load(tmp_path / "out").rows["neggrad"].trials
+    assert [trial.settings["lr"] for trial in tried] == [0.001, 0.002]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from stakes.config import QUIET
 from stakes.runtime import versions
 from stakes.tune.plan import SearchEntry, Space, TunePlan, start_of, told_space
 from stakes.tune.record import Searched, Trial, TuneRecord
-from stakes.tune.sampling import suggest
+from stakes.tune.sampling import exhausted, suggest
 from stakes.tune.trials import Trials
 
 
@@ -47,8 +47,11 @@ class Search:
 
     @property
     def whole(self) -> int:
-        """Trials of the search."""
-        return self.record.trials * len(self.record.rows)
+        """Trials of the search; a row that ended early has no more than it made."""
+        still = self.open_rows()
+        return sum(
+            self.record.trials if name in still else len(row.trials) for name, row in self.record.rows.items()
+        )
 
     @property
     def done(self) -> int:
@@ -56,8 +59,12 @@ class Search:
         return sum(len(row.trials) for row in self.record.rows.values())
 
     def open_rows(self) -> list[str]:
-        """Rows with trials to come."""
-        return [name for name, row in self.record.rows.items() if len(row.trials) < self.record.trials]
+        """Rows with trials to come: fewer than the plan's, and settings that were not tried."""
+        return [
+            name
+            for name, row in self.record.rows.items()
+            if len(row.trials) < self.record.trials and not exhausted(self.spaces[name], row.trials)
+        ]
 
     def suggestion(self, row: str) -> dict[str, Any]:
         """What the next trial of a row tries; its first one are the settings that it starts from."""
