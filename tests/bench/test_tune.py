@@ -18,7 +18,7 @@ from stakes.bench.grid import Grid, load_grid
 from stakes.bench.plugins import load_plugins
 from stakes.config import build
 from stakes.data.images import ImageSet
-from stakes.errors import ConfigError, RunFolderError, StakesError
+from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
 from stakes.methods import find_method
 from stakes.tune.engine import run_tune
 from stakes.tune.judge import Judge
@@ -339,12 +339,24 @@ def test_the_command_prints_what_it_found_and_goes_on(home: Path, tmp_path: Path
     assert "none.yaml" in errors
 
 
-def test_failures_that_are_no_numbers_are_not_swallowed(
+def test_a_method_that_raises_fails_its_trial_and_inputs_stop_the_search(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*args: Any, **words: Any) -> Any:
-        raise RuntimeError("a defect")
+    plan = plan_of(home, methods=["neggrad"], trials=1)
 
-    monkeypatch.setattr("stakes.api.unlearn", fails)
-    with pytest.raises(RuntimeError, match="a defect"):
-        run_tune(plan_of(home, methods=["neggrad"], trials=1), tmp_path / "out")
+    def raising(error: Exception) -> None:
+        def fails(*args: Any, **words: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr("stakes.api.unlearn", fails)
+
+    raising(RuntimeError("a defect"))
+    record = run_tune(plan, tmp_path / "out")
+    (trial,) = record.rows["neggrad"].trials
+    assert (trial.failed, trial.score) == ("RuntimeError: a defect", None)
+    with pytest.raises(RunFolderError, match="a defect"):
+        record.chosen("neggrad", None)
+    for error in (DataError("no image"), OutputError("full"), OSError("gone")):
+        raising(error)
+        with pytest.raises(type(error), match=str(error)):
+            run_tune(plan, tmp_path / type(error).__name__)
