@@ -10,21 +10,24 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from benchkit import plan_of
+from benchkit import PLUGIN, STRUCTGUARD, plan_of
 
 import stakes
-from stakes.bench.cells import expand
+from stakes.bench.cells import configured, expand
 from stakes.bench.grid import Grid, load_grid
 from stakes.bench.plugins import load_plugins
 from stakes.config import build
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
+from stakes.files import digest_file
 from stakes.methods import find_method
 from stakes.tune.engine import run_tune
 from stakes.tune.judge import Judge
 from stakes.tune.plan import SearchEntry, Span, space_of
 from stakes.tune.record import Searched, Trial, TuneRecord
 from stakes.tune.sampling import exhausted, suggest
+from stakes.tune.search import Search
+from stakes.tune.trials import Trials
 
 WHOLE = {"low": 1.5, "high": 2.0, "whole": True}
 
@@ -360,3 +363,35 @@ def test_a_method_that_raises_fails_its_trial_and_inputs_stop_the_search(
         raising(error)
         with pytest.raises(type(error), match=str(error)):
             run_tune(plan, tmp_path / type(error).__name__)
+
+
+def test_other_code_or_other_images_are_another_search(home: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    text = PLUGIN.replace("time.sleep(0.03)", "pass")
+    mine.write_text(text)
+    rows = [{"method": "slow", "settings": {"max_steps": 1}}, STRUCTGUARD, {"method": "salun"}]
+    plan, out = plan_of(home, methods=rows, trials=1), tmp_path / "out"
+
+    def search() -> Search:
+        registry = load_plugins([mine])
+        trials = Trials(plan, registry, tmp_path / "cache")
+        spaces = {e.row: space_of(e, configured(plan, e, registry)) for e in plan.methods}
+        return Search(plan, out / "tune.json", trials, spaces, 0)
+
+    first = search().record
+    assert first.hashes["plugin slow"] == digest_file(mine)
+    later = {"retain_set", "anchors structguard-paper"}
+    assert first.hashes.keys() - later == {"plugin slow", "model", "forget_set k3 s100"}
+    first.save(out / "tune.json")
+    assert search().record == first
+    old = {name: value for name, value in first.hashes.items() if name not in later}
+    first.model_copy(update={"hashes": old}).save(out / "tune.json")
+    assert search().record.hashes == old, "a search from before these were written down goes on"
+    for name in later:
+        first.model_copy(update={"hashes": first.hashes | {name: "x"}}).save(out / "tune.json")
+        with pytest.raises(RunFolderError, match="other hashes"):
+            search()
+    first.save(out / "tune.json")
+    mine.write_text(text + "\n# changed\n")
+    with pytest.raises(RunFolderError, match="other hashes"):
+        search()
