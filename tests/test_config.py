@@ -6,6 +6,7 @@ import pytest
 
 from stakes.config import MethodSettings, ProbeSettings, RunSettings, build, parse_assignments
 from stakes.errors import ConfigError, StakesError
+from stakes.methods import find_method
 from stakes.methods.structguard_settings import StructGuardSettings
 
 
@@ -25,6 +26,19 @@ def test_overrides_reach_nested_settings_and_leave_the_original_alone():
     assert (after.probes.epsilon, after.lr) == (3.0, 0.5)
     assert before == MethodSettings()
     assert after.probes.iterations == before.probes.iterations
+
+
+def test_nested_overrides_leave_the_other_settings_of_a_preset_alone():
+    kind = find_method("structguard")
+    nested, flat = {"probes": {"inversion": {"iterations": 20}}}, {"probes.inversion.iterations": 20}
+    assert kind.configure(None, nested).settings == kind.configure(None, flat).settings
+    assert kind.configure(None, nested).settings.probes.kind == "inverted"
+    both = {"probes.inversion": {"iterations": 20}, "probes": {"per_image": 3}}
+    assert (
+        kind.configure(None, both).settings == kind.configure(None, flat | {"probes.per_image": 3}).settings
+    )
+    with pytest.raises(ConfigError, match=r"'probes\.epsilonn'.*epsilon, epsilons, inversion, iterations"):
+        MethodSettings().with_overrides({"probes": {"epsilonn": 3}})
 
 
 def test_unknown_names_list_the_alternatives():

@@ -178,16 +178,18 @@ def table(
     precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Render the records of a bench: mean ± standard deviation over seeds, the published figure beside ours."""
-    from stakes.bench.folder import BenchFolder
+    from stakes.bench.failures import left_failed
+    from stakes.bench.folder import BenchFolder, together
     from stakes.bench.render import render
     from stakes.bench.sheet import picked, sheets
     from stakes.files import write_bytes
 
     del seed, device, precision
     found = [BenchFolder(path) for path in folder]
-    records = {cell: record for one in found for cell, record in one.records().items()}
-    failed = len({cell for one in found for cell in one.errors()} - records.keys())
-    records = picked(records, rows.split(",") if rows is not None else None, k)
+    records = together(found)
+    wanted = [name.strip() for name in rows.split(",")] if rows is not None else None
+    failed = len(left_failed(found, records, wanted, k))
+    records = picked(records, wanted, k)
     text = render(sheets(records, layout.value, failed=failed), layout.value, kind.value)
     if out is not None:
         write_bytes(out, text.encode())

@@ -72,6 +72,9 @@ def tune(
         print_json(record.model_dump(mode="json"))
         return
     Console().print(_table(record))
+    for name, row in record.rows.items():
+        if len(row.trials) < record.trials:
+            typer.echo(f"{name}: {len(row.trials)} trials, after which its search has no other settings.")
     typer.echo(f"{out}: a grid takes a choice with tuned: {out} beside the method.")
 
 

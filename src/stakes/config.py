@@ -63,11 +63,13 @@ class Settings(BaseModel):
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """Return a copy with dotted keys replaced (``{"probes.epsilon": 3.0}``), validated anew.
 
+        Nested ones mean the same: ``{"probes": {"epsilon": 3.0}}`` leaves the other settings of probes alone.
+
         Raises:
             ConfigError: unknown key or a value of the wrong type or range.
         """
         data = dict(self) | self.model_dump()
-        for key, value in overrides.items():
+        for key, value in dotted(type(self), overrides).items():
             _place(data, key, value, type(self).__name__)
         return build(type(self), data)
 
@@ -207,6 +209,34 @@ def build(kind: type[S], data: Mapping[str, Any]) -> S:
         return kind.model_validate(dict(data))
     except pydantic.ValidationError as error:
         raise refused(kind, error.errors()[0]) from None
+
+
+def dotted(kind: type[Settings], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by dotted keys alone, the later of two for one setting; two such can be put together with ``|``.
+
+    Example:
+        >>> dotted(MethodSettings, {"lr": 0.1, "probes": {"inversion": {"batches": 3}}})
+        {'lr': 0.1, 'probes.inversion.batches': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        inner = _below(kind, str(key)) if isinstance(value, Mapping) else None
+        if inner is not None:
+            found |= {f"{key}.{name}": one for name, one in dotted(inner, value).items()}
+        else:
+            found[str(key)] = value
+    return found
+
+
+def _below(kind: type[Settings], key: str) -> type[Settings] | None:
+    """The settings that a dotted key of ``kind`` leads to; None where it leads to a value, or nowhere."""
+    for name in key.split("."):
+        field = kind.model_fields.get(name)
+        inner = field.annotation if field is not None else None
+        if not isinstance(inner, type) or not issubclass(inner, Settings):
+            return None
+        kind = inner
+    return kind
 
 
 def chosen(what: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:

@@ -169,6 +169,40 @@ def test_what_is_not_comparable_is_refused() -> None:
         sheets({}, "plain")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"settings": {"lr": 0.5}}, "one lr for all seeds, got 0.001 in neggrad_k16_s0-0 and 0.5"),
+        ({"settings": {"probes": {"epsilon": 9.0}}}, "one probes.epsilon"),
+        ({"run": {"precision": "bf16"}}, "one precision"),
+        ({"run": {"retain_sample": 9}}, "one retain_sample"),
+        ({"preset": "other"}, "one preset"),
+        ({"method": "adv"}, "one method"),
+        ({"request": {"plugin": "x"}}, "one plugin"),
+        ({"request": {"unlabelled": "test:9"}}, "one unlabelled"),
+        ({"request": {"held_back": "test:9"}}, "one held_back"),
+        ({"hashes": {"anchors": "x"}}, "one anchors"),
+    ],
+)
+def test_other_settings_in_one_row_are_refused(change: dict[str, Any], said: str) -> None:
+    first, second = record("neggrad"), record("neggrad", seed=1).model_dump()
+    for name, value in change.items():
+        second[name] = second[name] | value if isinstance(value, dict) else value
+    other = Record.model_validate(second)
+    with pytest.raises(RunFolderError, match=said):
+        sheet(first, other)
+    assert sheet(first, other.model_copy(update={"request": other.request | {"row": "mine"}})).rows
+
+
+def test_what_cannot_change_a_figure_or_came_later_is_no_other_setting() -> None:
+    asked = {"lr": 0.001, "probes": {"epsilon": 4.0}}
+    quiet = {"device": "cuda", "eval_batch": 7, "seed": 1, "unlabelled_most": 4096}
+    first, second = record("neggrad", anchors="prototypes"), record("neggrad", seed=1, anchors="prototypes")
+    hashes = second.hashes.model_copy(update={"anchors": "means of another retain set"})
+    second = second.model_copy(update={"settings": asked, "run": quiet, "hashes": hashes})
+    assert sheet(first, second).get("test", "neggrad", 16).n == 2
+
+
 def test_a_table_for_each_data_set_and_model() -> None:
     faces = record("adv", data="faces", model="another")
     found = sheets(named(record("adv"), record("l2ul")) | {"faces": faces}, "plain")
@@ -185,6 +219,29 @@ FOUND = (
     record("structguard", k=64, test=70.0),
     record("my_<row>|&", test=60.0),
 )
+
+
+def test_no_best_among_different_samples_of_the_retain_set() -> None:
+    def sampled(row: str, k: int, sample: int) -> Record:
+        made = record(row, k)
+        figures = made.after.model_copy(update={"retain_images": sample})
+        return made.model_copy(update={"run": {"retain_sample": sample}, "after": figures})
+
+    made = sheet(sampled("adv", 16, 50), sampled("l2ul", 16, 60), sampled("adv", 64, 50))
+    assert not any(made.get("retain", row, 16).best for row in made.rows)
+    assert all(made.get("test", row, 16).best for row in made.rows)
+    assert made.get("retain", "adv", 64).best
+    text = render([made], "plain", "markdown")
+    assert "No retain accuracy is bold at k = 16: rows were measured on different samples" in text
+    assert "No retain accuracy" not in render([sheet(sampled("adv", 16, 50))], "plain", "markdown")
+
+
+def test_published_columns_named_after_the_first_run_are_found() -> None:
+    made = sheet(record("adv", published=None), record("l2ul"))
+    assert made.get("test", "l2ul", 16).published == 79.65
+    assert "In brackets" in render([made], "table2", "markdown")
+    own = sheet(record("mine"))
+    assert "In brackets" not in render([own], "table2", "markdown"), "no bracket to explain"
 
 
 def test_markdown() -> None:
@@ -247,7 +304,7 @@ def test_the_command(stakes_cli: Any, tmp_path: Path) -> None:
     code, said, _ = stakes_cli("table", folder.path, "--layout", "table2")
     assert code == 0
     assert "**81.00 ± 1.41** (84.38)" in said
-    assert "1 cells of this folder failed" in said
+    assert "1 cell of this folder failed and has no record." in said
     out = tmp_path / "t.tex"
     code, found, _ = stakes_cli(
         "table", folder.path, "--layout", "table2", "--format", "latex", "--out", out, "--json"
@@ -287,6 +344,35 @@ def test_several_folders_make_one_table(stakes_cli: Any, tmp_path: Path) -> None
     assert code == 0
     assert "adv" not in said
     assert "k = 16" not in said
+    code, said, _ = stakes_cli(*words, "--rows", "l2ul, adv")
+    assert code == 0
+    assert "| adv |" in said
     code, _, err = stakes_cli(*words, "--rows", "l2lu")
     assert code == 2
     assert "adv, l2ul" in err
+
+
+def test_a_cell_of_two_folders_counts_once_if_it_is_the_same(stakes_cli: Any, tmp_path: Path) -> None:
+    for name, test in (("a", 70.0), ("b", 70.0), ("c", 71.0)):
+        record("adv", test=test).save(BenchFolder(tmp_path / name).record_path("adv_k16_s0-1"))
+    code, said, _ = stakes_cli("table", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "| adv | 16 | **70.00** |" in said
+    code, _, err = stakes_cli("table", tmp_path / "a", tmp_path / "c")
+    assert code == 2
+    assert "adv_k16_s0-1" in err
+    assert all(str(tmp_path / name) in "".join(err.split()) for name in ("a", "c"))
+
+
+def test_failures_that_finished_since_or_are_not_picked_are_not_told(stakes_cli: Any, tmp_path: Path) -> None:
+    folder = BenchFolder(tmp_path / "bench")
+    record("adv").save(folder.record_path("adv_k16_s0-aaaaaaaa"))
+    folder.fail("adv_k16_s0-bbbbbbbb", "RuntimeError", "a plugin since mended", problem="cifar10/resnet18")
+    assert "failed" not in stakes_cli("table", folder.path)[1]
+    folder.fail("adv_k16_s0-cccccccc", "RuntimeError", "of another model", problem="cifar10/vgg")
+    folder.fail("adv_k16_s0-dddddddd", "WorkerLost", "who knows of which")
+    folder.fail("l2ul_k16_s0-eeeeeeee", "RuntimeError", "no", problem="cifar10/resnet18")
+    folder.fail("adv_k64_s0-ffffffff", "RuntimeError", "no", problem="cifar10/resnet18")
+    assert "4 cells of this folder failed and have" in stakes_cli("table", folder.path)[1]
+    assert "3 cells" in stakes_cli("table", folder.path, "--rows", "adv")[1]
+    assert "2 cells" in stakes_cli("table", folder.path, "--rows", "adv", "--k", 16)[1]

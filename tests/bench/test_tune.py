@@ -10,21 +10,24 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from benchkit import plan_of
+from benchkit import PLUGIN, STRUCTGUARD, plan_of
 
 import stakes
-from stakes.bench.cells import expand
+from stakes.bench.cells import configured, expand
 from stakes.bench.grid import Grid, load_grid
 from stakes.bench.plugins import load_plugins
 from stakes.config import build
 from stakes.data.images import ImageSet
-from stakes.errors import ConfigError, RunFolderError, StakesError
+from stakes.errors import ConfigError, DataError, OutputError, RunFolderError, StakesError
+from stakes.files import digest_file
 from stakes.methods import find_method
 from stakes.tune.engine import run_tune
 from stakes.tune.judge import Judge
 from stakes.tune.plan import SearchEntry, Span, space_of
 from stakes.tune.record import Searched, Trial, TuneRecord
-from stakes.tune.sampling import suggest
+from stakes.tune.sampling import exhausted, suggest
+from stakes.tune.search import Search
+from stakes.tune.trials import Trials
 
 WHOLE = {"low": 1.5, "high": 2.0, "whole": True}
 
@@ -204,6 +207,32 @@ def test_the_sampler_learns_from_scores_and_repeats_itself() -> None:
     assert suggest(space, tried, 0) != suggest(space, tried, 1)
 
 
+def test_nothing_is_tried_twice_and_a_finite_space_ends() -> None:
+    space = {"lr": (0.1, 0.2, 0.3), "forget_batch": Span(low=2, high=4, whole=True)}
+    tried: list[Trial] = []
+    while not exhausted(space, tried):
+        settings = suggest(space, tried, 0)
+        assert settings == suggest(space, tried, 0)
+        tried.append(Trial(settings=settings, forget_accuracy=0.0, agreement=50.0))
+        assert len(tried) <= 9
+    assert len({tuple(sorted(trial.settings.items())) for trial in tried}) == len(tried) == 9
+    assert not exhausted({"lr": Span(low=0.1, high=0.3)}, tried)
+
+
+def test_a_row_whose_choices_are_all_tried_ends_early_and_says_so(
+    home: Path, tmp_path: Path, stakes_cli: Any
+) -> None:
+    row = {"method": "neggrad", "settings": {"lr": 0.001, "max_steps": 2}, "search": {"lr": [0.001, 0.002]}}
+    plan = plan_of(home, methods=[row], trials=5).model_dump(mode="json", exclude={"cache"})
+    plan["run"].pop("seed")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    code, said, _ = stakes_cli("tune", tmp_path / "plan.yaml", "--out", tmp_path / "out")
+    assert code == 0
+    assert "neggrad: 2 trials" in said
+    tried = TuneRecord.load(tmp_path / "out").rows["neggrad"].trials
+    assert [trial.settings["lr"] for trial in tried] == [0.001, 0.002]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -267,6 +296,24 @@ def test_a_grid_takes_what_was_chosen(home: Path, tmp_path: Path) -> None:
         expand(plain)
 
 
+def test_nested_settings_beside_tuned_leave_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = Trial(settings={"probes.epsilon": 1.25}, forget_accuracy=0.0, agreement=90.0)
+    start = {"probes": {"epsilon": 2.0, "iterations": 7}}
+    row = Searched(method="structguard", preset="paper", settings=start, space={}, trials=(best,))
+    searched(row=row).save(tmp_path / "tune.json")
+    entry = {"method": "structguard", "preset": "paper", "tuned": "./tune.json"}
+    settings: tuple[dict[str, Any], ...] = ({"probes": {"per_image": 3}}, {"probes.per_image": 3})
+    rows = [entry | {"label": f"r{at}", "settings": given} for at, given in enumerate(settings)]
+    data = [{"name": "digits", "source": "digits", "models": ["elsewhere"]}]
+    grid = build(Grid, {"name": "g", "data": data, "methods": rows, "k": [2], "seeds": [0]})
+    nested, flat = (cell.method.settings for cell in expand(grid))
+    assert nested == flat
+    assert (nested.probes.epsilon, nested.probes.iterations, nested.probes.per_image) == (1.25, 7, 3)
+
+
 def test_where_nothing_is_named_the_rate_is_searched() -> None:
     method = find_method("neggrad").configure(overrides={"lr": 0.01})
     assert space_of(SearchEntry(method="neggrad"), method) == {"lr": Span(low=0.001, high=0.1)}
@@ -295,12 +342,56 @@ def test_the_command_prints_what_it_found_and_goes_on(home: Path, tmp_path: Path
     assert "none.yaml" in errors
 
 
-def test_failures_that_are_no_numbers_are_not_swallowed(
+def test_a_method_that_raises_fails_its_trial_and_inputs_stop_the_search(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*args: Any, **words: Any) -> Any:
-        raise RuntimeError("a defect")
+    plan = plan_of(home, methods=["neggrad"], trials=1)
 
-    monkeypatch.setattr("stakes.api.unlearn", fails)
-    with pytest.raises(RuntimeError, match="a defect"):
-        run_tune(plan_of(home, methods=["neggrad"], trials=1), tmp_path / "out")
+    def raising(error: Exception) -> None:
+        def fails(*args: Any, **words: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr("stakes.api.unlearn", fails)
+
+    raising(RuntimeError("a defect"))
+    record = run_tune(plan, tmp_path / "out")
+    (trial,) = record.rows["neggrad"].trials
+    assert (trial.failed, trial.score) == ("RuntimeError: a defect", None)
+    with pytest.raises(RunFolderError, match="a defect"):
+        record.chosen("neggrad", None)
+    for error in (DataError("no image"), OutputError("full"), OSError("gone")):
+        raising(error)
+        with pytest.raises(type(error), match=str(error)):
+            run_tune(plan, tmp_path / type(error).__name__)
+
+
+def test_other_code_or_other_images_are_another_search(home: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    text = PLUGIN.replace("time.sleep(0.03)", "pass")
+    mine.write_text(text)
+    rows = [{"method": "slow", "settings": {"max_steps": 1}}, STRUCTGUARD, {"method": "salun"}]
+    plan, out = plan_of(home, methods=rows, trials=1), tmp_path / "out"
+
+    def search() -> Search:
+        registry = load_plugins([mine])
+        trials = Trials(plan, registry, tmp_path / "cache")
+        spaces = {e.row: space_of(e, configured(plan, e, registry)) for e in plan.methods}
+        return Search(plan, out / "tune.json", trials, spaces, 0)
+
+    first = search().record
+    assert first.hashes["plugin slow"] == digest_file(mine)
+    later = {"retain_set", "anchors structguard-paper"}
+    assert first.hashes.keys() - later == {"plugin slow", "model", "forget_set k3 s100"}
+    first.save(out / "tune.json")
+    assert search().record == first
+    old = {name: value for name, value in first.hashes.items() if name not in later}
+    first.model_copy(update={"hashes": old}).save(out / "tune.json")
+    assert search().record.hashes == old, "a search from before these were written down goes on"
+    for name in later:
+        first.model_copy(update={"hashes": first.hashes | {name: "x"}}).save(out / "tune.json")
+        with pytest.raises(RunFolderError, match="other hashes"):
+            search()
+    first.save(out / "tune.json")
+    mine.write_text(text + "\n# changed\n")
+    with pytest.raises(RunFolderError, match="other hashes"):
+        search()

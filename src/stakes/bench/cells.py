@@ -9,7 +9,7 @@ from typing import Any
 
 from stakes.bench.grid import DataEntry, Grid, MethodEntry, ModelEntry
 from stakes.bench.plugins import Registry
-from stakes.config import QUIET, RunSettings
+from stakes.config import QUIET, RunSettings, dotted
 from stakes.data.unlabelled import held_back
 from stakes.errors import ConfigError
 from stakes.files import digest_json
@@ -94,7 +94,9 @@ def configured(grid: Grid, entry: MethodEntry, registry: Registry) -> Method[Any
     chosen: dict[str, Any] = {}
     if entry.tuned is not None:
         chosen = TuneRecord.load(Path(grid.locate(entry.tuned))).chosen(entry.method, entry.preset)
-    method = registry.find(entry.method).configure(entry.preset, chosen | entry.settings)
+    kind = registry.find(entry.method)
+    both = dotted(kind.settings_type, chosen) | dotted(kind.settings_type, entry.settings)
+    method = kind.configure(entry.preset, both)
     if entry.anchors is not None and "anchors" not in method.needs:
         raise ConfigError(
             f"anchors of row {entry.row}", expected="a method that uses anchors", got=entry.method

@@ -16,7 +16,7 @@ from stakes.bench.grid import Grid
 from stakes.bench.plugins import Registry
 from stakes.bench.pool import work_with
 from stakes.bench.schedule import Schedule, Task, plan
-from stakes.bench.workshop import Order, Workshop
+from stakes.bench.workshop import Order, Workshop, refuse_other_models
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run_bench(
 
     Raises:
         ConfigError, DataError: the grid is wrong or its files are missing, before any work is done.
-        RunFolderError: another bench works in ``out``.
+        RunFolderError: another bench works in ``out``, or finished cells of other models are there.
         OutputError: the disk is full or not writable.
         KeyboardInterrupt: interrupted, after the running cells saved their state.
     """
@@ -78,6 +78,7 @@ def run_bench(
     folder = BenchFolder(out)
     places = cache or (Path(grid.locate(grid.cache)) if grid.cache else out / "cache")
     with folder.claimed():
+        refuse_other_models(grid, cells, folder)
         for cell in cells:
             if folder.finished(cell.id) and not grid.keep_models:
                 folder.tidy(cell.id)

@@ -6,10 +6,11 @@ import contextlib
 import datetime
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stakes.errors import RunFolderError
 from stakes.files import write_bytes, write_json
 from stakes.locks import alone
 from stakes.records import Record
@@ -67,11 +68,20 @@ class BenchFolder:
         found = {path.name.removesuffix(_ERROR): "" for path in paths}
         return {cell: error for cell in found if (error := self.error(cell)) is not None}
 
-    def fail(self, cell: str, kind: str, message: str, trace: str = "") -> None:
+    def failed_problem(self, cell: str) -> str | None:
+        """Data and model of a cell that failed, where its error file says so."""
+        try:
+            found = json.loads((self.cells / f"{cell}{_ERROR}").read_text(encoding="utf-8")).get("problem")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return str(found) if found else None
+
+    def fail(self, cell: str, kind: str, message: str, trace: str = "", problem: str = "") -> None:
         """Write down why a cell failed; its run folder stays, so that a retry resumes."""
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         found: dict[str, Any] = {"cell": cell, "created": created, "error": kind, "message": message}
-        write_json(self.cells / f"{cell}{_ERROR}", found | ({"traceback": trace} if trace else {}))
+        found |= {key: text for key, text in (("traceback", trace), ("problem", problem)) if text}
+        write_json(self.cells / f"{cell}{_ERROR}", found)
 
     def finish(self, cell: str, record: Record, *, keep_model: bool) -> None:
         """Keep history and, last, the record; drop the run folder unless the model is to be kept."""
@@ -98,3 +108,25 @@ class BenchFolder:
         lock = self.path / "bench.lock"
         with alone(lock, what=f"{self.path}", fix="Wait for that bench, or choose another --out."):
             yield
+
+
+def together(folders: Sequence[BenchFolder]) -> dict[str, Record]:
+    """The records of several folders by the name of their cell; one that two of them have counts once.
+
+    Raises:
+        RunFolderError: two have a cell, with other models or figures.
+    """
+    found: dict[str, Record] = {}
+    places: dict[str, Path] = {}
+    for folder in folders:
+        for cell, record in folder.records().items():
+            first = found.setdefault(cell, record)
+            place = places.setdefault(cell, folder.path)
+            if (first.hashes, first.before, first.after) != (record.hashes, record.before, record.after):
+                raise RunFolderError(
+                    f"the record of {cell}",
+                    expected="the same in all folders",
+                    got=f"one in {place} and another in {folder.path}",
+                    fix="Leave out one of the folders.",
+                )
+    return found

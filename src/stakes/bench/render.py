@@ -32,10 +32,20 @@ def caption(sheet: Sheet) -> str:
     ]
     if any(entry.unforgotten for entry in sheet.entries.values()):
         parts.append("†: not forgotten, with some seed an image to forget is still recognised.")
-    if sheet.published_title:
+    if sheet.mixed_retain:
+        sizes = ", ".join(map(str, sheet.mixed_retain))
+        parts.append(
+            f"No retain accuracy is bold at k = {sizes}: rows were measured on different samples of the retain set."
+        )
+    if sheet.published_title and any(entry.published is not None for entry in sheet.entries.values()):
         parts.append(f"In brackets: published for {sheet.published_title}, without spread or number of runs.")
     if sheet.failed:
-        parts.append(f"{sheet.failed} cells of this folder failed and have no record.")
+        some = (
+            "1 cell of this folder failed and has"
+            if sheet.failed == 1
+            else f"{sheet.failed} cells of this folder failed and have"
+        )
+        parts.append(f"{some} no record.")
     return " ".join(parts)
 
 

@@ -6,9 +6,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stakes.bench.ablations import PUBLISHED_ROWS
+from stakes.bench.alike import refuse_others
 from stakes.bench.published import BLOCKS, PUBLISHED, Block, Published
 from stakes.errors import ConfigError, RunFolderError
 from stakes.methods import METHODS
@@ -47,7 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The tables of one data set and model: blocks of rows over columns of k."""
+    """The tables of one data set and model: blocks of rows over columns of k.
+
+    Attributes:
+        mixed_retain: the k whose rows were measured on different samples of the retain set, so that none is best.
+    """
 
     title: str
     published_title: str | None
@@ -55,6 +60,7 @@ class Sheet:
     rows: tuple[str, ...]
     entries: Mapping[tuple[Block, str, int], Entry]
     failed: int = 0
+    mixed_retain: tuple[int, ...] = ()
 
     def get(self, block: Block, row: str, k: int) -> Entry:
         """An entry; one without values where no record is."""
@@ -92,8 +98,8 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
         failed: cells that have no record.
 
     Raises:
-        RunFolderError: no record, two of one row, k and seed, or records of different models or test splits
-            under one name.
+        RunFolderError: no record, two of one row, k and seed, other settings in those of one row and k, or records
+            of different models or test splits under one name.
     """
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for name, record in records.items():
@@ -108,6 +114,7 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
 def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: int) -> Sheet:
     _refuse_mixed(title, records)
     found: dict[tuple[str, int], dict[int, Record]] = defaultdict(dict)
+    cells: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
     methods: dict[str, str] = {}
     for name, record in records.items():
         row, k = _row(record), record.after.forget_images
@@ -118,9 +125,13 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
                 got=f"{name} and another",
                 fix="Were settings changed in between? Keep one, or give the rows labels.",
             )
-        found[row, k][record.seed] = record
+        found[row, k][record.seed] = cells[row, k][name] = record
         methods[row] = record.method
-    reference = _reference(layout, str(next(iter(records.values())).request.get("published")))
+    for (row, k), of_row in cells.items():
+        refuse_others(f"{row}, k = {k}", of_row)
+    # A grid can be told of the published columns after its first cells.
+    told = (record.request.get("published") for record in records.values())
+    reference = _reference(layout, str(next(filter(None, told), None)))
     entries: dict[tuple[Block, str, int], Entry] = {}
     for (row, k), by_seed in found.items():
         group = [by_seed[seed] for seed in sorted(by_seed)]
@@ -134,8 +145,26 @@ def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: in
         methods,
         key=lambda row: (variants.index(row) if row in variants else -1, _place(methods[row]), row),
     )
-    _mark_best(entries, [row for row in rows if methods[row] not in REFERENCES], ks)
-    return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed)
+    competing = [row for row in rows if methods[row] not in REFERENCES]
+    mixed = _mixed_retain(found, competing, ks)
+    _mark_best(entries, competing, {"test": ks, "retain": [k for k in ks if k not in mixed]})
+    return Sheet(title, reference.title if reference else None, ks, tuple(rows), entries, failed, mixed)
+
+
+def _mixed_retain(
+    found: Mapping[tuple[str, int], Mapping[int, Record]], rows: Sequence[str], columns: Sequence[int]
+) -> tuple[int, ...]:
+    """Sizes of forget sets whose rows were measured on other samples of the retain set: not to be compared."""
+    samples: dict[int, set[tuple[Any, int]]] = {
+        k: {
+            (record.run.get("retain_sample"), record.after.retain_images)
+            for row in rows
+            for record in found.get((row, k), {}).values()
+            if record.retain_accuracy is not None
+        }
+        for k in columns
+    }
+    return tuple(k for k, some in samples.items() if len(some) > 1)
 
 
 def _reference(layout: Layout, data: str) -> Published | None:
@@ -164,10 +193,12 @@ def _value(block: Block, record: Record) -> float | None:
 
 
 def _mark_best(
-    entries: dict[tuple[Block, str, int], Entry], rows: Sequence[str], columns: Sequence[int]
+    entries: dict[tuple[Block, str, int], Entry],
+    rows: Sequence[str],
+    columns: Mapping[Block, Sequence[int]],
 ) -> None:
-    for block in ("test", "retain"):
-        for k in columns:
+    for block, sizes in columns.items():
+        for k in sizes:
             able = {row: entries[block, row, k] for row in rows if (block, row, k) in entries}
             able = {row: e for row, e in able.items() if e.mean is not None and not e.unforgotten}
             several = any(e.n > 1 for e in able.values())

@@ -21,6 +21,7 @@ from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError, OutputError, RunFolderError, StakesError
 from stakes.evaluator import Evaluator
 from stakes.inverted_store import build_inverted
+from stakes.models.checkpoint import load_checkpoint
 from stakes.models.classifier import Classifier
 from stakes.probe_store import ProbeStore
 from stakes.progress import Progress, silent
@@ -73,7 +74,8 @@ class Workshop:
             message = f"{type(error).__name__}: {error}"
             if task.kind == "cell":
                 trace = "" if isinstance(error, StakesError) else traceback.format_exc()
-                self.folder.fail(task.name, type(error).__name__, str(error), trace)
+                problem = self.cells[task.name].problem
+                self.folder.fail(task.name, type(error).__name__, str(error), trace, problem)
             return message
         return None
 
@@ -151,9 +153,35 @@ class Workshop:
         now = (classifier.fingerprint(), test)
         if self._known.setdefault(cell.problem, now) != now:
             what = "model" if self._known[cell.problem][0] != now[0] else "test split"
-            raise RunFolderError(
-                f"the {what} of {cell.problem}",
-                expected=f"the one that finished cells of {self.folder.path} were measured on",
-                got="another",
-                fix="Choose another --out.",
-            )
+            raise _another(what, cell.problem, self.folder)
+
+
+def refuse_other_models(grid: Grid, cells: Sequence[Cell], folder: BenchFolder) -> None:
+    """Make sure that what a bench finished is of the models that its grid leads to now, though nothing be left to do.
+
+    A model that cannot be opened is left to the cells that need it, and so are the data: reading a whole test split
+    only to tell of finished cells can take longer than a cell.
+
+    Raises:
+        RunFolderError: a model is another one.
+    """
+    known = {
+        f"{record.request.get('data')}/{record.request.get('model')}": record.hashes.model_before
+        for record in folder.records().values()
+    }
+    for problem, cell in {cell.problem: cell for cell in cells if cell.problem in known}.items():
+        try:
+            now = load_checkpoint(grid.locate(cell.model.path)).fingerprint()
+        except StakesError:
+            continue
+        if now != known[problem]:
+            raise _another("model", problem, folder)
+
+
+def _another(what: str, problem: str, folder: BenchFolder) -> RunFolderError:
+    return RunFolderError(
+        f"the {what} of {problem}",
+        expected=f"the one that finished cells of {folder.path} were measured on",
+        got="another",
+        fix="Choose another --out.",
+    )

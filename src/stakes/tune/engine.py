@@ -31,7 +31,7 @@ def run_tune(
     A trial unlearns every request of the plan (k × seed) in memory and is judged by two figures: forget accuracy, and
     agreement with the original model on validation probes (`Judge`). No test image is opened, and no retained one
     unless a method trains on them. Highest agreement among the settings that forgot every image wins. A trial that
-    diverges counts as one.
+    diverges counts as one. A row ends early where every choice of its search was tried.
 
     Args:
         out: folder of the search; one of the same plan goes on where it was.

@@ -111,9 +111,10 @@ class TuneRecord(Frozen):
         able = [row for row in self.rows.values() if (row.method, row.preset) == (method, preset)]
         best = able[0].best if len(able) == 1 else None
         if best is None:
+            failed = able[0].trials[0].failed if len(able) == 1 and able[0].trials else None
             raise RunFolderError(
                 f"tuned settings of {method}" + (f", preset {preset}" if preset else ""),
                 expected="one searched row of it, with a trial that worked",
-                got=", ".join(self.rows) or "none",
+                got=failed or ", ".join(self.rows) or "none",
             )
         return able[0].settings | best.settings

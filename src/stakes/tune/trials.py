@@ -13,7 +13,8 @@ import torch
 from stakes.bench.cells import Cell, expand
 from stakes.bench.opening import Opening
 from stakes.bench.plugins import Registry
-from stakes.errors import NumericalError
+from stakes.config import dotted
+from stakes.errors import NumericalError, StakesError
 from stakes.models.classifier import Classifier
 from stakes.records import Record
 from stakes.runtime import repeatable, resolve_device
@@ -41,7 +42,9 @@ def unlearned(
 
     classifier, split = opening.problem(cell)
     kind = (registry or Registry()).find(cell.method.name)
-    method = kind.configure(cell.entry.preset, cell.entry.settings | dict(settings))
+    method = kind.configure(
+        cell.entry.preset, dotted(kind.settings_type, cell.entry.settings) | dict(settings)
+    )
     return unlearn(
         classifier,
         replace(
@@ -67,10 +70,10 @@ class Trials:
         self._judges: dict[tuple[int, int], Judge] = {}
 
     def carry_out(self, row: str, settings: Mapping[str, Any]) -> Trial:
-        """A trial of a row; one that diverges counts as one.
+        """A trial of a row; one that diverges, or whose method raises, counts as one.
 
         Raises:
-            StakesError: anything else that goes wrong.
+            StakesError: what is wrong with the inputs or the machine.
         """
 
         def requests() -> Iterator[tuple[Record, float]]:
@@ -101,7 +104,11 @@ class Trials:
 
 
 def trial_of(settings: Mapping[str, Any], requests: Iterable[tuple[Record, float]]) -> Trial:
-    """A trial from the record and the agreement of every request; where one diverges, a failed trial."""
+    """A trial from the record and the agreement of every request; where one fails for its settings, a failed trial.
+
+    Raises:
+        StakesError, OSError, MemoryError: what no other settings would mend.
+    """
     forget, agreements, steps = [], [], []
     try:
         for record, agreement in requests:
@@ -110,6 +117,10 @@ def trial_of(settings: Mapping[str, Any], requests: Iterable[tuple[Record, float
             steps.append(record.steps)
     except NumericalError as error:
         return Trial(settings=dict(settings), failed=str(error))
+    except (StakesError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a method raises, other settings may work
+        return Trial(settings=dict(settings), failed=f"{type(error).__name__}: {error}")
     return Trial(
         settings=dict(settings),
         forget_accuracy=statistics.fmean(forget),

@@ -1,0 +1,49 @@
+"""Whether records may be averaged: what all of one row and size of forget set have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stakes.bench.grid import PROTOTYPES
+from stakes.config import QUIET, RunSettings
+from stakes.errors import RunFolderError, shown
+from stakes.methods import METHODS
+from stakes.records import Record
+from stakes.report.formatting import flat
+
+
+def refuse_others(what: str, records: Mapping[str, Record]) -> None:
+    """Make sure that the records of one row and k, by name of cell, are of one request but for the seed.
+
+    Raises:
+        RunFolderError: they are not; it says in what, and names two of them.
+    """
+    (name, first), *others = records.items()
+    wanted = _request(first)
+    for other, record in others:
+        found = _request(record)
+        # A setting that an older record lacks, and whose default is not known, cannot be compared.
+        for key in wanted:
+            if key in found and wanted[key] != found[key]:
+                raise RunFolderError(
+                    f"records of {what}",
+                    expected=f"one {key} for all seeds",
+                    got=f"{shown(wanted[key])} in {name} and {shown(found[key])} in {other}",
+                    fix="Were settings changed in between? Keep one, or give the rows labels.",
+                )
+
+
+def _request(record: Record) -> dict[str, Any]:
+    """What was asked, whatever the seed; what a record lacks since it came later is at its default."""
+    kind = METHODS.get(record.method)
+    settings = kind.settings_type().model_dump(mode="json") if kind is not None else {}
+    run = {name: field.default for name, field in RunSettings.model_fields.items()} | record.run
+    asked = {key: record.request.get(key) for key in ("plugin", "unlabelled", "held_back")}
+    found: dict[str, Any] = {"method": record.method, "preset": record.preset}
+    found |= flat(settings) | flat(record.settings)
+    found |= {key: value for key, value in run.items() if key not in {*QUIET, "seed"}} | asked
+    # Prototypes are means over the retain set, which differs by seed.
+    if record.request.get("anchors") != PROTOTYPES:
+        found["anchors"] = record.hashes.anchors
+    return found
