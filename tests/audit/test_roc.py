@@ -31,7 +31,7 @@ def test_interval_holds_the_estimate_and_is_seeded() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 4, 8, 16])
 def test_few_images_are_seldom_told_apart_by_chance(count: int) -> None:
-    """The plain bootstrap said so of 42, 26, 19, 10 and 8 % of them."""
+    """The plain bootstrap said so far more often where the images are few."""
     draws = np.random.default_rng(count)
     wrong = 0
     for seed in range(200):
