@@ -567,3 +567,21 @@ def test_twins_among_the_retained_images_are_told(tmp_path):
     ).record.notes
     assert note.startswith("1 retained image has the same pixels and label")
     assert run(tmp_path, **short).record.notes == ()
+
+
+def test_a_model_that_only_guesses_is_told_of(tmp_path):
+    model = digits_model("resnet10").clone()
+    model.class_names = NAMES
+    model.head.weight.data.copy_(model.head.weight.roll(1, dims=0).clone())
+    model.head.bias.data.copy_(model.head.bias.roll(1, dims=0).clone())
+    record = run(tmp_path, model=model, preset="default", settings={}, anchors=None).record
+    assert record.steps == 0
+    assert record.verdict.startswith("Nothing was unlearned: all")
+    assert "no better than guessing" in record.notes[0]
+    assert not run(tmp_path, method="before", settings={}).record.notes
+
+
+def test_gradients_are_recorded_whatever_the_caller_does_without(whole, tmp_path):
+    with torch.no_grad():
+        again = run(tmp_path)
+    assert again.record.hashes.model_after == whole[1].record.hashes.model_after

@@ -82,7 +82,8 @@ class HeldTo:
             "The unlabelled images are unlike those that the model was trained on: by its statistics they lie "
             f"{self.shift:.2f} standard deviations from them. Models held to their answers on such images kept little "
             "more than without them, or less. See that they show what the model is for and are prepared as its "
-            "training images were (colours, brightness, sharpness), or leave them out."
+            "training images were (colours, brightness, sharpness), or leave them out. A short training, or one that "
+            "changes its images much, gives such a distance to any images."
         )
 
     def told(self, agreement: float | None) -> Unlabelled:

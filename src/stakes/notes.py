@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.held_to import HeldTo
 
 
-def notes(split: ForgetSplit, held: HeldTo | None) -> tuple[str, ...]:
+def notes(
+    split: ForgetSplit, held: HeldTo | None, before: Mapping[str, float | None] | None = None
+) -> tuple[str, ...]:
     """Where sets overlap, and figures say less or other than they seem to, or images are none to be held to.
 
     Args:
         held: the unlabelled images, once the model was asked about them.
+        before: accuracies of the model before, percent, by the name of the set.
 
     Example:
         >>> import torch
@@ -20,7 +25,19 @@ def notes(split: ForgetSplit, held: HeldTo | None) -> tuple[str, ...]:
         '1 retained image has the same '
     """
     unlike = (held.unlike,) if held is not None and held.unlike else ()
-    return (*_twins(split), *_measured(split, None if held is None else held.images), *unlike)
+    used = None if held is None else held.images
+    return (*_guesses(split, before or {}), *_twins(split), *_measured(split, used), *unlike)
+
+
+def _guesses(split: ForgetSplit, before: Mapping[str, float | None]) -> tuple[str, ...]:
+    """A model that knows nothing to begin with: more likely it is wired wrongly."""
+    chance = 100 / len(split.forget.class_names)
+    found = [(name, value) for name, value in before.items() if value is not None and value <= chance]
+    return tuple(
+        f"The model did no better than guessing before anything was done: {name} accuracy {value:.2f} %, where "
+        f"guessing has {chance:.2f}. Check the order of class_names, mean and std, and the order of the colour channels."
+        for name, value in found[:1]
+    )
 
 
 def _twins(split: ForgetSplit) -> tuple[str, ...]:

@@ -172,6 +172,9 @@ class Record(Frozen):
     def verdict(self) -> str:
         """One sentence for people."""
         images = self.after.forget_images
+        if self.forgotten and not self.steps and self.already_misclassified == images:
+            of_them = f"all {images} images to forget were" if images != 1 else "the one image to forget was"
+            return f"Nothing was unlearned: {of_them} misclassified by the model before already."
         if self.forgotten:
             all_of_them = (
                 f"all {images} images to forget are" if images != 1 else "the one image to forget is"

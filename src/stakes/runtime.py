@@ -58,13 +58,20 @@ def repeatable(device: torch.device) -> Iterator[None]:
     """Kernels that round alike at each call, where the device has others too; what was set before comes back.
 
     On a GPU the fastest kernels add in an order that changes from call to call. An operation without a deterministic
-    kernel is carried out, with PyTorch's warning. ``fp32`` leaves TF32 in convolutions as PyTorch has it.
+    kernel is carried out, with PyTorch's warning. ``fp32`` leaves TF32 in convolutions as PyTorch has it. Gradients are
+    recorded, whatever the caller does without them.
 
     Example:
-        >>> with repeatable(torch.device("cpu")):
-        ...     torch.are_deterministic_algorithms_enabled()
-        False
+        >>> with torch.no_grad(), repeatable(torch.device("cpu")):
+        ...     torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()
+        (False, True)
     """
+    with torch.inference_mode(False), torch.enable_grad(), _deterministic(device):
+        yield
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return

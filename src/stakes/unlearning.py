@@ -374,7 +374,9 @@ class Unlearning:
             unlabelled=unlabelled,
             versions=versions(),
             device=device_name(self.device),
-            notes=notes(split, self.held_to),
+            notes=notes(
+                split, self.held_to, {"test": before.test_accuracy, "retain": before.retain_accuracy}
+            ),
         )
 
     def _held_to(self, evaluator: Evaluator, deployed: Classifier) -> Unlabelled | None:

@@ -238,6 +238,7 @@ def test_bad_config(text, tmp_path):
         ({"width": 8}, r"of another shape: conv1\.weight"),
         ({"stem": "patch"}, "stem"),
         ({"mean": [0.5], "std": [0.5]}, "normalisation"),
+        ({"mean": [123.0, 116, 103], "std": [58.0, 57, 57]}, "divide both by 255"),
         ({"projector": {"width": 32, "hidden": 8}}, r"missing: fc1\.weight"),
         ({"input_size": [3, 16, 16], "head": "conv1"}, "'conv1' is not a linear layer"),
     ],
@@ -371,3 +372,31 @@ def test_accuracy_of_real_checkpoints(name, images, accuracy, shared):
     some = test.subset(slice(0, images))
     measured = percent(predict(model, some), some.labels)
     assert abs(measured - accuracy) <= 1
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_names_of_wrappers_are_no_names_of_layers(prefix, suffix, pixels, tmp_path):
+    """Of ``nn.DataParallel`` and ``torch.compile``."""
+    plain = load_checkpoint(write(tmp_path / "plain"))
+    folder = write(tmp_path / "wrapped", suffix=suffix)
+    state = {f"{prefix}{name}": value for name, value in own().state_dict().items()}
+    if suffix == ".pt":
+        torch.save(state, folder / "model.pt")
+    else:
+        save_file(state, folder / "model.safetensors")
+    model = load_checkpoint(folder, allow_pickle=True)
+    assert torch.equal(model(pixels), plain(pixels))
+
+
+def test_a_wrapper_of_the_users_own_keeps_its_names(pixels, tmp_path):
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = own()
+
+        def forward(self, x):
+            return self.module(x)
+
+    folder = write(tmp_path / "own", Wrapped(), architecture=None)
+    assert load_checkpoint(folder, factory=Wrapped)(pixels).shape == (4, 3)

@@ -20,7 +20,7 @@ LARGEST_FILE = 16 * 2**20
 OTHER_WAYS = {
     "bundled": "use a data set whose class names are bundled (digits, CIFAR-10, CIFAR-100, Fashion-MNIST)",
     "file": "give your own lists with --attributes FILE, a JSON object {class: [attribute, ...]}",
-    "llm": "let a language model write them with --llm MODEL",
+    "llm": "let a language model write them with stakes anchors --llm MODEL, and give its file",
 }
 
 

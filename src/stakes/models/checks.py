@@ -11,6 +11,9 @@ from stakes.data.names import unprintable
 from stakes.errors import ModelError
 from stakes.models.head import HeadSearch
 
+# No images of pixels in [0, 1] have more; values for 0 to 255 do. NaN is no less than either.
+LARGEST_MEAN, LARGEST_STD = 5.0, 10.0
+
 
 def checked_size(input_size: Sequence[int]) -> tuple[int, int, int]:
     """(C, H, W) as whole numbers of at least 1, or a ``ModelError``."""
@@ -29,6 +32,13 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
             "normalisation",
             expected=f"{channels} means and {channels} standard deviations above 0, for pixels in [0, 1]",
             got=f"mean {list(mean)}, std {list(std)}",
+        )
+    if not all(abs(m) <= LARGEST_MEAN for m in mean) or not all(s <= LARGEST_STD for s in std):
+        raise ModelError(
+            "normalisation",
+            expected="means and standard deviations of pixels in [0, 1]",
+            got=f"mean {list(mean)}, std {list(std)}",
+            fix="These look like 0 to 255: divide both by 255.",
         )
 
 

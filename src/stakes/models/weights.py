@@ -161,8 +161,24 @@ def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"contents of {file}", expected="a state dict: names to tensors", got="other things"
         )
-    prefix = "module." if all(str(k).startswith("module.") for k in value) else ""  # nn.DataParallel's
-    return {str(k).removeprefix(prefix): v for k, v in value.items()}
+    return {str(k): v for k, v in value.items()}
+
+
+def _unwrapped(
+    state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """Names without what ``nn.DataParallel`` and ``torch.compile`` put before them, unless the network has it too."""
+    while state:
+        found = [
+            prefix
+            for prefix in ("module.", "_orig_mod.")
+            if all(name.startswith(prefix) for name in state)
+            and not all(name.startswith(prefix) for name in wanted)
+        ]
+        if not found:
+            break
+        state = {name.removeprefix(found[0]): value for name, value in state.items()}
+    return state
 
 
 def fill(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
@@ -172,6 +188,7 @@ def fill(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         CheckpointError: names or shapes differ; the first few are named.
     """
     wanted = module.state_dict()
+    state = _unwrapped(state, wanted)
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     unknown = [k for k in state if k not in wanted]
     shapes = [
