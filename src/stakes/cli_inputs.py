@@ -26,10 +26,9 @@ def open_problem(
 
     classifier = load_checkpoint(model, allow_pickle=allow_pickle)
     size = classifier.input_size
-    source = open_source(data, size=size) if data is not None else None
-    split = split_forget(
-        forget, source, class_names=classifier.class_names, size=size, seed=seed, unlabelled=unlabelled
-    )
+    names = classifier.class_names
+    source = open_source(data, size=size, class_names=names) if data is not None else None
+    split = split_forget(forget, source, class_names=names, size=size, seed=seed, unlabelled=unlabelled)
     return classifier, split, source
 
 

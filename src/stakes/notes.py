@@ -35,7 +35,7 @@ def _guesses(split: ForgetSplit, before: Mapping[str, float | None]) -> tuple[st
     found = [(name, value) for name, value in before.items() if value is not None and value <= chance]
     return tuple(
         f"The model did no better than guessing before anything was done: {name} accuracy {value:.2f} %, where "
-        f"guessing has {chance:.2f}. Check the order of class_names, mean and std, and the order of the colour channels."
+        f"guessing has {chance:.2f}. Check the order of class_names, mean and std, and the order of colour channels."
         for name, value in found[:1]
     )
 

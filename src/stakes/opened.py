@@ -96,7 +96,11 @@ def open_run(
     _same("model", record.hashes.model_before, before.fingerprint(), where)
     after = load_checkpoint(folder.path, factory=factory)
     _same("unlearned model", record.hashes.model_after, after.fingerprint(), str(path))
-    source = open_source(source_name, size=before.input_size) if source_name else None
+    source = (
+        open_source(source_name, size=before.input_size, class_names=before.class_names)
+        if source_name
+        else None
+    )
     split = split_forget(
         request["forget"],
         source,

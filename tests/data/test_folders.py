@@ -127,3 +127,19 @@ def test_link_inside_and_a_linked_source_are_fine(tmp_path: Path) -> None:
     assert source.train is not None
     assert len(source.train) == 2
     assert source.train.hashes()[0] == source.train.hashes()[1]
+
+
+def test_data_for_a_model_may_lack_some_of_its_classes(tmp_path: Path) -> None:
+    """Erased after a request, for example."""
+    write_folder(tmp_path, "train", {"dog": 2})
+    write_folder(tmp_path, "test", {"cat": 1, "dog": 1})
+    source = open_source(tmp_path, class_names=("owl", "dog", "cat"))
+    assert source.class_names == ("owl", "dog", "cat")
+    assert source.train is not None
+    assert source.test is not None
+    assert source.train.labels.tolist() == [1, 1]
+    assert source.test.labels.tolist() == [2, 1]
+    with pytest.raises(DataError, match="'cat', not a class"):
+        open_source(tmp_path)
+    with pytest.raises(DataError, match="not a class"):
+        open_source(tmp_path, class_names=("owl", "dog"))

@@ -241,3 +241,12 @@ def test_few_row_groups_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pyt
         assert rows[row].as_py() == pq.read_table(path)["image"][row].as_py()
     found = rows._kept.cache_info()
     assert (found.misses, found.currsize) == (10, parquet._KEPT_GROUPS), "in order each group is read once"
+
+
+def test_numbers_without_names_are_outputs_of_the_model(tmp_path: Path) -> None:
+    folder = _two(tmp_path, [1, 0], names=None)
+    source = open_source(folder, class_names=("owl", "dog", "cat"))
+    assert source.class_names == ("owl", "dog", "cat")
+    assert source.train is not None
+    assert source.train.labels.tolist() == [1, 0]
+    assert open_source(folder, class_names=("owl",)).class_names == ("0", "1"), "more than the model has"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Source:
     note: str = ""
 
 
-def open_source(source: str | Path, *, size: Size | None = None) -> Source:
+def open_source(source: str | Path, *, size: Size | None = None, class_names: Sequence[str] = ()) -> Source:
     """Open the data that ``source`` names.
 
     - A folder with ``train.parquet`` and/or ``test.parquet`` (see ``read_parquet``). It wins over class
@@ -51,6 +51,8 @@ def open_source(source: str | Path, *, size: Size | None = None) -> Source:
         source: see above.
         size: (C, H, W) for the batches. Without it: three channels, and the height and width of the first
             image of the training split (one channel for ``digits``).
+        class_names: of a model that the data are for: they may lack some of its classes, or have numbers of its outputs
+            in place of names.
 
     Raises:
         DataError: nothing there, or no such columns, or a wrong label (named by split and row).
@@ -68,12 +70,12 @@ def open_source(source: str | Path, *, size: Size | None = None) -> Source:
         return Source(train, test, train.class_names, "digits")
     text = os.path.expanduser(source)
     if os.path.isdir(text):
-        return _assemble(_open_folder(Path(text)), str(source), size)
+        return _assemble(_open_folder(Path(text)), str(source), size, class_names)
     if os.path.exists(text):
         fix = "Give the folder that holds the file." if text.endswith(".parquet") else ""
         raise DataError(f"data {str(source)!r}", expected=_ACCEPTED, got="a file", fix=fix)
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return _assemble(read_hub(source), source, size)
+        return _assemble(read_hub(source), source, size, class_names)
     raise DataError(f"data {str(source)!r}", expected=_ACCEPTED, got="no folder of that name")
 
 
@@ -95,14 +97,14 @@ def _open_folder(folder: Path) -> dict[str, RawSplit]:
     return found
 
 
-def _assemble(splits: Mapping[str, RawSplit], name: str, size: Size | None) -> Source:
+def _assemble(splits: Mapping[str, RawSplit], name: str, size: Size | None, known: Sequence[str]) -> Source:
     train_name = next((title for title in TRAIN_NAMES if title in splits), None)
     test_name = next((title for title in TEST_NAMES if title in splits), None)
     if train_name is None and test_name is None:
         raise DataError(f"splits of {name}", expected="train or test", got=", ".join(splits) or "none")
     train = splits[train_name] if train_name else None
     test = splits[test_name] if test_name else None
-    class_names = class_names_of(train, test, owner=name)
+    class_names = class_names_of(train, test, owner=name, known=known)
     train_set = image_set(train, class_names, size) if train else None
     test_set = image_set(test, class_names, train_set.size if train_set else size) if test else None
     note = f"the {test_name} split serves as test split" if test_name not in (None, TEST_NAMES[0]) else ""

@@ -40,15 +40,23 @@ class RawSplit:
     class_names: tuple[str, ...] | None = None
 
 
-def class_names_of(train: RawSplit | None, test: RawSplit | None, *, owner: str) -> tuple[str, ...]:
+def class_names_of(
+    train: RawSplit | None, test: RawSplit | None, *, owner: str, known: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Give the class names: those stated, else from the labels of the training (else the test) split.
 
     Text labels name the classes, in sorted order. Integer labels without stated names are named "0" to the
     highest label.
 
+    Args:
+        known: names of a model's outputs. Data whose classes are some of them have these, all of them: a class may have
+            lost its images. So have integer labels without stated names: they are numbers of outputs.
+
     Raises:
         DataError: the splits state different names, or there is nothing to name.
     """
+    if known and _some_of(known, train, test):
+        return checked_names(known)
     stated = [split.class_names for split in (train, test) if split is not None and split.class_names]
     if len(stated) == 2 and isinstance(_first(train), int) and stated[0] != stated[1]:
         raise DataError(
@@ -72,6 +80,18 @@ def class_names_of(train: RawSplit | None, test: RawSplit | None, *, owner: str)
             fix="Number the classes from 0, or state their names in the file.",
         )
     return tuple(str(number) for number in range(highest + 1))
+
+
+def _some_of(known: Sequence[str], *splits: RawSplit | None) -> bool:
+    """Whether the labels are some of the names, not all in each split, or numbers that nothing in the data names."""
+    given = [split for split in splits if split is not None]
+    labels = [{label for label in split.labels if label is not None} for split in given]
+    stated = [set(split.class_names or ()) for split in given]
+    found, named = set().union(*labels), set().union(*stated)
+    if found and all(isinstance(label, str) for label in found):
+        own = [texts | names for texts, names in zip(labels, stated, strict=True)]
+        return found | named <= set(known) and any(names < set(known) for names in own)
+    return not named and found <= set(range(len(known)))
 
 
 def _first(split: RawSplit | None) -> int | str | None:

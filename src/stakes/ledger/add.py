@@ -104,6 +104,10 @@ def _split(
     named = data if data is not None else made.data
     if forget.startswith("images:"):
         named = None  # the folder is all that is needed
-    source = named if named is None or isinstance(named, Source) else open_source(named, size=made.input_size)
+    source = (
+        named
+        if named is None or isinstance(named, Source)
+        else open_source(named, size=made.input_size, class_names=made.class_names)
+    )
     split = split_forget(forget, source, class_names=made.class_names, size=made.input_size, seed=seed)
     return split, source.name if source else None

@@ -225,7 +225,7 @@ def gather(ledger: Ledger, view: View, data: str | Path | Source | None, images:
     source = (
         named
         if named is None or isinstance(named, Source)
-        else open_source(named, size=view.created.body.input_size)
+        else open_source(named, size=view.created.body.input_size, class_names=view.created.body.class_names)
     )
     return Gatherer(view, source, images, ledger.images)
 
