@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from stakes.errors import ConfigError
-from stakes.setting_words import refused, unknown
+from stakes.setting_words import refused, unknown, within
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -220,23 +220,12 @@ def dotted(kind: type[Settings], overrides: Mapping[str, Any]) -> dict[str, Any]
     """
     found: dict[str, Any] = {}
     for key, value in overrides.items():
-        inner = _below(kind, str(key)) if isinstance(value, Mapping) else None
-        if inner is not None:
+        inner = within(kind, str(key).split(".")) if isinstance(value, Mapping) else None
+        if inner is not None and issubclass(inner, Settings):
             found |= {f"{key}.{name}": one for name, one in dotted(inner, value).items()}
         else:
             found[str(key)] = value
     return found
-
-
-def _below(kind: type[Settings], key: str) -> type[Settings] | None:
-    """The settings that a dotted key of ``kind`` leads to; None where it leads to a value, or nowhere."""
-    for name in key.split("."):
-        field = kind.model_fields.get(name)
-        inner = field.annotation if field is not None else None
-        if not isinstance(inner, type) or not issubclass(inner, Settings):
-            return None
-        kind = inner
-    return kind
 
 
 def chosen(what: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:

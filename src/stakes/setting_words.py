@@ -48,7 +48,7 @@ def accepted(schema: Mapping[str, Any]) -> str:
 def refused(kind: type[BaseModel], first: Mapping[str, Any]) -> ConfigError:
     """A wrong value as our error: what the setting takes, what came, and what the setting is."""
     place = [str(part) for part in first["loc"]]
-    owner, where = _within(kind, place[:-1]), ".".join(place)
+    owner, where = within(kind, place[:-1]), ".".join(place)
     if owner is not None and first["type"] == "extra_forbidden":
         return unknown(where, owner.model_fields, kind.__name__)
     takes, text = _said_of(owner, place[-1]) if owner is not None and place else ("", "")
@@ -70,7 +70,7 @@ def _given(first: Mapping[str, Any]) -> str:
     return shown(value, most=_MOST)
 
 
-def _within(kind: type[BaseModel], place: Sequence[str]) -> type[BaseModel] | None:
+def within(kind: type[BaseModel], place: Sequence[str]) -> type[BaseModel] | None:
     """The settings at a place of ``kind``; None where these are not settings of their own, as in a list."""
     for name in place:
         field = kind.model_fields.get(name)

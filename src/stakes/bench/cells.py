@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def problem(self) -> str:
-        """What cells with the same data and model have in common."""
+        """What cells with the same data and model have in common (of their records: `problem_of`)."""
         return f"{self.data.name}/{self.model.name}"
 
     @property

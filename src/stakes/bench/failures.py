@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from stakes.bench.folder import BenchFolder
+from stakes.bench.folder import BenchFolder, problem_of
 from stakes.records import Record
 
 _CELL = re.compile(r"(?P<row>.+)_k(?P<k>\d+)_s\d+-[0-9a-f]+")
@@ -22,10 +22,7 @@ def left_failed(
     One of the same row, k and seed with a record has finished, though its settings or plugin were mended since and
     gave it another name. Where a failure does not say its data and model (a process that died), it counts.
     """
-    finished = {
-        (name.rpartition("-")[0], f"{one.request.get('data')}/{one.request.get('model')}")
-        for name, one in records.items()
-    }
+    finished = {(name.rpartition("-")[0], problem_of(one)) for name, one in records.items()}
     failed = {cell: folder for folder in folders for cell in folder.errors() if cell not in records}
     return [
         cell

@@ -130,3 +130,8 @@ def together(folders: Sequence[BenchFolder]) -> dict[str, Record]:
                     fix="Leave out one of the folders.",
                 )
     return found
+
+
+def problem_of(record: Record) -> str:
+    """Data and model of a record, as its cell names them (`stakes.bench.cells.Cell.problem`)."""
+    return f"{record.request.get('data')}/{record.request.get('model')}"

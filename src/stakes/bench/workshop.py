@@ -12,7 +12,7 @@ import torch
 
 from stakes.api import unlearn
 from stakes.bench.cells import Cell, expand
-from stakes.bench.folder import BenchFolder
+from stakes.bench.folder import BenchFolder, problem_of
 from stakes.bench.grid import Grid
 from stakes.bench.opening import Opening
 from stakes.bench.plugins import load_plugins
@@ -147,7 +147,7 @@ class Workshop:
         """Cells of one folder share model and data by content, not by path alone."""
         if cell.problem not in self._known:
             for record in self.folder.records().values():
-                problem = f"{record.request.get('data')}/{record.request.get('model')}"
+                problem = problem_of(record)
                 self._known[problem] = (record.hashes.model_before, record.hashes.test_set)
         test = split.test.fingerprint() if split.test is not None else None
         now = (classifier.fingerprint(), test)
@@ -165,10 +165,7 @@ def refuse_other_models(grid: Grid, cells: Sequence[Cell], folder: BenchFolder) 
     Raises:
         RunFolderError: a model is another one.
     """
-    known = {
-        f"{record.request.get('data')}/{record.request.get('model')}": record.hashes.model_before
-        for record in folder.records().values()
-    }
+    known = {problem_of(record): record.hashes.model_before for record in folder.records().values()}
     for problem, cell in {cell.problem: cell for cell in cells if cell.problem in known}.items():
         try:
             now = load_checkpoint(grid.locate(cell.model.path)).fingerprint()
