@@ -209,3 +209,21 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         parts += [name, tensor_bytes(tensors[name])]
     return digest(*parts)
+
+
+@contextmanager
+def removing(what: str) -> Iterator[None]:
+    """Files are removed inside; what stands in the way is told.
+
+    Raises:
+        OutputError: something cannot be removed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot remove {what}",
+            expected="files that may be removed",
+            got=error.strerror or str(error),
+            fix="Mend its permissions and run the same command again.",
+        ) from error

@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from stakes.errors import ConfigError, OutputError
-from stakes.files import sweep
+from stakes.errors import ConfigError
+from stakes.files import removing, sweep
 from stakes.ledger.events import Pruned
 from stakes.ledger.folder import Ledger
 from stakes.ledger.view import Attempt, View
@@ -71,20 +71,13 @@ def _model(attempt: Attempt) -> str | None:
 
 def _clear(run: Path, *, keep_model: bool) -> None:
     """Drop the weights that a run which is over left in its folder."""
-    try:
+    with removing(f"weights in {run}"):
         sweep(run)
         if not keep_model:
             (run / "model.safetensors").unlink(missing_ok=True)
         for folder in (run / "snapshots", run / "state"):
             if folder.exists():
                 shutil.rmtree(folder)
-    except OSError as error:
-        raise OutputError(
-            f"cannot remove weights in {run}",
-            expected="files that may be removed",
-            got=error.strerror or str(error),
-            fix="Mend its permissions and run the same command again.",
-        ) from error
 
 
 def _needed(view: View, keep: int) -> set[str]:

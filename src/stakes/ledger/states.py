@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from stakes.errors import CheckpointError, OutputError
-from stakes.files import digest_json, writing
+from stakes.errors import CheckpointError
+from stakes.files import digest_json, removing, writing
 from stakes.ledger.errors import LedgerError
 from stakes.models.checkpoint import load_checkpoint, save_checkpoint
 from stakes.models.classifier import Classifier
@@ -81,19 +81,12 @@ class ModelStates:
     def remove(self, name: str) -> None:
         """Drop a folder; it leaves its place in one step, so no half of it can be taken for a state."""
         folder = self.path / name
-        try:
+        with removing(str(folder)):
             if not name.startswith("."):
                 leaving = self.path / f".{name}.leaving"
                 os.replace(folder, leaving)
                 folder = leaving
             shutil.rmtree(folder)
-        except OSError as error:
-            raise OutputError(
-                f"cannot remove {folder}",
-                expected="a folder that may be removed",
-                got=error.strerror or str(error),
-                fix="Mend its permissions and run the same command again.",
-            ) from error
 
 
 def _link(source: Path, target: Path) -> None:
