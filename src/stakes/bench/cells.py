@@ -116,6 +116,7 @@ def _cell(
     seed: int,
     registry: Registry,
 ) -> Cell:
+    method = method.for_images(k)
     wanted = entry.anchors or data.anchors
     request = {
         "data": data.name,

@@ -40,6 +40,14 @@ class Outcome:
     stop_reason: StopReason
 
 
+@dataclass(frozen=True)
+class ForFew:
+    """What a preset sets otherwise where at most so many images are to be forgotten."""
+
+    images: int
+    changes: Mapping[str, Any]
+
+
 class Method(ABC, Generic[S]):
     """A way to forget. An author writes ``run``; everything around it is done here.
 
@@ -48,6 +56,7 @@ class Method(ABC, Generic[S]):
         settings_type: the method's settings with their published defaults.
         presets: named changes to those defaults.
         default_preset: the one taken when none is named.
+        for_few: by preset, what it sets otherwise for a small request; settings of the user's own go before it.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
         search: settings that `stakes tune` searches where a plan names none, each with its least and greatest value,
             by their logarithm; empty: the learning rate from a tenth to ten times of what it is.
@@ -69,10 +78,14 @@ class Method(ABC, Generic[S]):
     settings_type: ClassVar[type[MethodSettings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_preset: ClassVar[str | None] = None
+    for_few: ClassVar[Mapping[str, ForFew]] = {}
     search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     # Not ClassVar: where the settings decide, __init__ sets them on the instance.
     needs: frozenset[Need] = frozenset()
     stops_when_forgotten: bool = True
+
+    _asked: tuple[str | None, Mapping[str, Any]] | None = None
+    """Preset and overrides that it was configured with."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -84,6 +97,8 @@ class Method(ABC, Generic[S]):
     def configure(cls, preset: str | None = None, overrides: Mapping[str, Any] | None = None) -> Method[Any]:
         """Build the method from a preset's name and dotted overrides.
 
+        A preset can have other settings for a small request: `for_images` puts them in.
+
         Raises:
             ConfigError: unknown preset, unknown setting, or a wrong value.
         """
@@ -91,9 +106,36 @@ class Method(ABC, Generic[S]):
             known = ", ".join(sorted(cls.presets)) or "no presets; leave it out"
             raise ConfigError(f"preset of {cls.name}", expected=known, got=repr(preset))
         preset = preset or cls.default_preset
-        settings = build(cls.settings_type, {})
-        settings = settings.with_overrides(cls.presets[preset] if preset else {})
-        return cls(settings.with_overrides(overrides or {}))  # type: ignore[arg-type]
+        return cls._configured(preset, cls.presets[preset] if preset else {}, overrides or {})
+
+    @classmethod
+    def _configured(
+        cls, preset: str | None, changes: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> Method[Any]:
+        settings = build(cls.settings_type, {}).with_overrides(changes)
+        method = cls(settings.with_overrides(overrides))  # type: ignore[arg-type]
+        method._asked = preset, overrides
+        return method
+
+    def for_images(self, images: int) -> Method[Any]:
+        """The method as it is for a request of so many images: with what its preset sets for few, if they are few.
+
+        What was overridden stays. `unlearn` and a bench do this themselves.
+
+        Raises:
+            ConfigError: an override that does not go with what the preset sets for few.
+
+        Example:
+            >>> from stakes.methods import StructGuard
+            >>> [StructGuard.configure("default").for_images(k).settings.settle for k in (16, 64)]
+            [250, 100]
+        """
+        preset, overrides = self._asked or (None, {})
+        few = self.for_few.get(preset) if preset else None
+        if few is None or preset is None:
+            return self
+        changes = few.changes if images <= few.images else {}
+        return self._configured(preset, {**self.presets[preset], **changes}, overrides)
 
     @abstractmethod
     def run(self, job: Job[S]) -> Iterator[Row]:

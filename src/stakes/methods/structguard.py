@@ -31,7 +31,7 @@ from stakes.methods.job import Batch, Job
 from stakes.methods.pressure import Pressure
 from stakes.methods.recalibration import MeanRecalibration
 from stakes.methods.retreat import Way, surest_label
-from stakes.methods.structguard_settings import PRESETS, StructGuardSettings
+from stakes.methods.structguard_settings import FOR_FEW, PRESETS, StructGuardSettings
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models.projector import Projector
@@ -50,7 +50,8 @@ class StructGuard(Method[StructGuardSettings]):
     Presets: ``default``, a variant for models that are to be shipped, without the paper's structure terms, which add
     nothing to it that could be measured: a bounded loss on the forget images and their
     everyday copies, the original model's soft answers on inverted and mixed probes, frozen BatchNorm, steps that
-    spare what the probes use, and a schedule that goes on until what broke is mended; ``thorough``, the same with
+    spare what the probes use, and a schedule that goes on until what broke is mended (of at most 16 images it forgets
+    two copies each in a step, in a longer schedule); ``thorough``, the same with
     everyday copies of every forget image and more steps, so that most copies are forgotten as well, for a higher
     price; ``paper``, the text with L2UL's optimiser and probes; ``authors``, the settings that the authors published
     for CIFAR-10: radius 3, SGD .005
@@ -70,6 +71,7 @@ class StructGuard(Method[StructGuardSettings]):
     needs = frozenset({"probes", "anchors"})
     default_preset = "default"
     presets = PRESETS
+    for_few = FOR_FEW
 
     def __init__(self, settings: StructGuardSettings) -> None:
         super().__init__(settings)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from stakes.config import MethodSettings
+from stakes.methods.base import ForFew
 from stakes.methods.opposing import Passes, Weights
 from stakes.structure import Alignment, Axis
 
@@ -200,6 +201,11 @@ _DEFAULT: dict[str, Any] = {
     "probes.inversion.batches": 4,
 }
 
+# Copies of so few images cost nothing that can be measured, given the time to learn them.
+FOR_FEW = {
+    "default": ForFew(16, {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250}),
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
     "thorough": _DEFAULT
@@ -207,7 +213,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variants": 2,
         "variant_images": None,
         "variants_of_many": True,
-        "del_weight": 3.0,
+        "del_weight": 6.0,
         "hinge_mean": "all",
         "settle": 500,
         "max_steps": 1600,

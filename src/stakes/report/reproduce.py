@@ -83,7 +83,7 @@ def _method_words(record: Record) -> tuple[str | None, list[str]]:
     base, sets = min(
         ((name, _changes(method, name, record)) for name in bases), key=lambda pair: len(pair[1])
     )
-    again = method.configure(base, parse_assignments(sets)).settings.model_dump(mode="json")
+    again = _settings(method, base, record, parse_assignments(sets))
     if again != record.settings:
         raise ConfigError("settings of the record", expected="settings of this version of the method")
     return base, sets
@@ -91,10 +91,18 @@ def _method_words(record: Record) -> tuple[str | None, list[str]]:
 
 def _changes(method: type[Method[Any]], preset: str | None, record: Record) -> list[str]:
     """Assignments that make the record's settings from those of a preset."""
-    start = flat(method.configure(preset).settings.model_dump(mode="json"))
+    start = flat(_settings(method, preset, record, {}))
     return [
         f"{key}={assigned(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
     ]
+
+
+def _settings(
+    method: type[Method[Any]], preset: str | None, record: Record, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Settings of a preset for as many images as the record is about."""
+    ready = method.configure(preset, overrides).for_images(record.after.forget_images)
+    return ready.settings.model_dump(mode="json")
 
 
 def _anchors(record: Record, folder: Path) -> tuple[str | None, list[str]]:

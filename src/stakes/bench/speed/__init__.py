@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ def bench_speed(
     """
     from stakes.inputs import as_classifier
 
-    chosen = tuple(variants) if variants is not None else default_variants()
+    asked = tuple(variants) if variants is not None else default_variants()
+    chosen = [replace(one, method=one.method.for_images(len(split.forget))) for one in asked]
     labels = [one.label for one in chosen]
     if not chosen or len(set(labels)) < len(labels):
         raise ConfigError("variants", expected="one or more, each with a name of its own", got=str(labels))
