@@ -140,7 +140,6 @@ def _block(name: str) -> str:
         "frontier": frontier,
         "ablation": ablation,
         "readme": readme,
-        "default-again": default_again,
         "speed": speed,
         "milestones": milestones,
         "unlabelled": unlabelled,
@@ -297,33 +296,6 @@ def unlabelled_kinds() -> str:
             kept = spread(lost([run], "retain_accuracy"))
             cells = [folder.name, KINDS[kind], count, far, kept, changed([run])]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def default_again() -> str:
-    """Cells of `default` that were made again once a fault was mended, beside their records of before."""
-    first = {
-        cell: record
-        for folder in ("table2-cifar10", "table3-faces10")
-        for cell, record in BenchFolder(RESULTS / folder).records().items()
-    }
-    lines = [
-        "| data | k | seed | test | again | retain | again | steps | again |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    pairs = [
-        (record, first[cell]) for cell, record in BenchFolder(RESULTS / "default-again").records().items()
-    ]
-    for new, old in sorted(
-        pairs, key=lambda pair: (_data_of(pair[0]), pair[0].after.forget_images, pair[0].seed)
-    ):
-        figures = [
-            f"{accuracy:.2f}"
-            for name in ("test_accuracy", "retain_accuracy")
-            for accuracy in (getattr(old.after, name), getattr(new.after, name))
-        ]
-        about = [_data_of(new), str(new.after.forget_images), str(new.seed)]
-        lines.append("| " + " | ".join([*about, *figures, str(old.steps), str(new.steps)]) + " |")
     return "\n".join(lines)
 
 

@@ -61,6 +61,11 @@ class Hashes(Frozen):
     test_set: str | None = None
     retain_set: str | None = None
     anchors: str | None = None
+    anchors_text: str | None = Field(
+        None,
+        description="descriptions and the encoder's weights, where an encoder made the anchors: what it gives differs "
+        "in the last digits from machine to machine",
+    )
     probes: str | None = None
     reference: str | None = Field(
         None, description="the model whose answers were to be kept, if not the one before"

@@ -208,9 +208,11 @@ class Unlearning:
             },
         }
 
+    def _used_anchors(self) -> Anchors | None:
+        return self.anchors if "anchors" in self.method.needs else None
+
     def _anchors_fingerprint(self) -> str | None:
-        used = self.anchors is not None and "anchors" in self.method.needs
-        return self.anchors.fingerprint() if self.anchors is not None and used else None
+        return used.fingerprint() if (used := self._used_anchors()) is not None else None
 
     def _reference_fingerprint(self) -> str | None:
         return None if self.reference is None else self.kept.fingerprint()
@@ -369,6 +371,7 @@ class Unlearning:
                 test_set=_fingerprint(split.test),
                 retain_set=_fingerprint(split.retain),
                 anchors=self._anchors_fingerprint(),
+                anchors_text=used.text_fingerprint() if (used := self._used_anchors()) is not None else None,
                 probes=probes.fingerprint() if probes is not None else None,
                 reference=self._reference_fingerprint(),
             ),

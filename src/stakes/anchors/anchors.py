@@ -110,6 +110,16 @@ class Anchors:
         """SHA-256 of matrix and class names (not of the provenance): what a result depends on."""
         return digest(digest_tensors({TENSOR: self.matrix}), *self.class_names)
 
+    def text_fingerprint(self) -> str | None:
+        """SHA-256 of the descriptions and of the encoder that read them; None where no known encoder did.
+
+        Two machines round an encoder's answers otherwise, so that equal texts need not give equal fingerprints.
+        """
+        wanted = ("descriptions_sha256", "encoder_weights")
+        if not all(key in self.provenance for key in wanted):
+            return None
+        return digest(*(self.provenance[key] for key in wanted), *self.class_names)
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; equal anchors give equal bytes.
 
