@@ -116,7 +116,8 @@ def test_who_names_nothing_gets_the_default_preset(kind):
     """On small grey images as well, and with the use of the model kept."""
     record = unlearn(digits_model(kind), split(), anchors=anchors(), device="cpu").record
     assert (record.method, record.preset) == ("structguard", "default")
-    assert record.settings == StructGuard.configure("default").settings.model_dump(mode="json")
+    usual = StructGuard.configure("default").for_images(len(split().forget))
+    assert record.settings == usual.settings.model_dump(mode="json")
     assert record.forgotten
     assert record.test_accuracy > 80
 

@@ -91,11 +91,14 @@ def _tell_one(kind: type[Method[Any]], preset: str | None, as_json: bool) -> Non
     for setting in settings:
         table.add_row(setting.name, assigned(setting.value), setting.accepts, setting.text)
     Console().print(table)
+
+    def told(changes: Mapping[str, Any]) -> str:
+        return ", ".join(f"{key}={assigned(to)}" for key, to in changes.items()) or "the same"
+
     for other, changes in changed_by(kind).items():
-        typer.echo(
-            f"--preset {other}: "
-            + (", ".join(f"{key}={assigned(to)}" for key, to in changes.items()) or "the same")
-        )
+        typer.echo(f"--preset {other}: {told(changes)}")
+    for which, few in one.for_few.items():
+        typer.echo(f"--preset {which}, at most {few.images} images to forget: {told(few.changes)}")
 
 
 def _plain(one: About) -> dict[str, Any]:

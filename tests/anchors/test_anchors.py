@@ -115,6 +115,16 @@ def test_fingerprint_depends_on_rows_and_names_alone(anchors: Anchors) -> None:
     assert Anchors(anchors.matrix).fingerprint() != anchors.fingerprint()
 
 
+def test_the_text_is_told_apart_from_what_an_encoder_rounds(anchors: Anchors) -> None:
+    read = {"descriptions_sha256": "a", "encoder_weights": "b"}
+    made = Anchors(anchors.matrix, NAMES, read)
+    rounded = Anchors(anchors.matrix * (1 + 3e-7), NAMES, {**read, "versions": "others"})
+    assert made.text_fingerprint() == rounded.text_fingerprint() is not None
+    for other in ({**read, "descriptions_sha256": "c"}, {**read, "encoder_weights": "c"}):
+        assert Anchors(anchors.matrix, NAMES, other).text_fingerprint() != made.text_fingerprint()
+    assert anchors.text_fingerprint() is None
+
+
 def test_repr_says_what_it_is(anchors: Anchors) -> None:
     assert repr(anchors).startswith("Anchors(3 × 5; cat, dog, frog; ")
 

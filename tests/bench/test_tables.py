@@ -203,6 +203,20 @@ def test_what_cannot_change_a_figure_or_came_later_is_no_other_setting() -> None
     assert sheet(first, second).get("test", "neggrad", 16).n == 2
 
 
+def test_anchors_of_an_encoder_are_compared_by_what_it_read() -> None:
+    """Another machine rounds the encoder's answers otherwise; older records do not say what it read."""
+
+    def read(text: str | None, matrix: str, seed: int) -> Record:
+        one = record("adv", seed=seed, anchors={"encoder": "minilm"})
+        hashes = one.hashes.model_copy(update={"anchors": matrix, "anchors_text": text})
+        return one.model_copy(update={"hashes": hashes})
+
+    for texts in (("t", "t"), ("t", None), (None, None)):
+        assert sheet(read(texts[0], "m", 0), read(texts[1], "n", 1)).get("test", "adv", 16).n == 2
+    with pytest.raises(RunFolderError, match="one anchors"):
+        sheet(read("t", "m", 0), read("u", "m", 1))
+
+
 def test_a_table_for_each_data_set_and_model() -> None:
     faces = record("adv", data="faces", model="another")
     found = sheets(named(record("adv"), record("l2ul")) | {"faces": faces}, "plain")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stakes.config import Settings
-from stakes.methods.base import Method
+from stakes.methods.base import ForFew, Method
 from stakes.setting_words import accepted
 
 
@@ -40,6 +40,7 @@ class About:
         needs: what it works with beside the forget set, for each preset, and for none of them (``None``) unless one is
             taken then.
         default_preset: the one taken where none is named.
+        for_few: by preset, the most images of a small request, and what is set otherwise for one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class About:
     publication: str
     needs: Mapping[str | None, tuple[str, ...]]
     default_preset: str | None
+    for_few: Mapping[str, ForFew]
 
 
 def about(kind: type[Method[Any]]) -> About:
@@ -69,6 +71,7 @@ def about(kind: type[Method[Any]]) -> About:
         publication=" ".join(source.removeprefix("Publication:").split()),
         needs={preset: tuple(sorted(kind.configure(preset).needs)) for preset in presets},
         default_preset=kind.default_preset,
+        for_few=kind.for_few,
     )
 
 

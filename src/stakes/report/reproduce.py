@@ -102,7 +102,8 @@ def _settings(
 ) -> dict[str, Any]:
     """Settings of a preset for as many images as the record is about."""
     ready = method.configure(preset, overrides).for_images(record.after.forget_images)
-    return ready.settings.model_dump(mode="json")
+    found: dict[str, Any] = ready.settings.model_dump(mode="json")
+    return found
 
 
 def _anchors(record: Record, folder: Path) -> tuple[str | None, list[str]]:

@@ -1,0 +1,108 @@
+"""A preset that sets otherwise for a small request: where the border is, and that all who look say the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stakes import unlearn
+from stakes.bench.cells import expand
+from stakes.bench.grid import Grid
+from stakes.bench.speed import SpeedSettings, bench_speed, variant
+from stakes.config import MethodSettings, RunSettings
+from stakes.errors import ConfigError
+from stakes.estimate import estimate
+from stakes.methods import METHODS, NegGrad, StructGuard
+from stakes.methods.base import ForFew
+from tinydigits import digits_model, split
+
+FEW = StructGuard.for_few["default"]
+QUICK = {"probes.inversion.batches": 1, "probes.inversion.batch": 16, "probes.inversion.iterations": 2}
+
+
+def changed(images: int, **overrides: Any) -> dict[str, Any]:
+    """What a request of so many images is given otherwise than the preset says."""
+    usual = StructGuard.configure("default").settings
+    given = StructGuard.configure("default", overrides).for_images(images).settings
+    return {name: value for name, value in given if value != getattr(usual, name)}
+
+
+def test_up_to_sixteen_images_are_few() -> None:
+    wanted = {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250}
+    assert changed(1) == changed(16) == FEW.changes == wanted
+    assert changed(17) == {}
+
+
+def test_settings_of_ones_own_go_before_it() -> None:
+    assert changed(16, settle=40, lr=0.1) == {**FEW.changes, "settle": 40, "lr": 0.1}
+    # Also one that is the preset's own value.
+    assert changed(16, settle=100) == {key: to for key, to in FEW.changes.items() if key != "settle"}
+
+
+def test_asked_twice_it_is_the_same_and_the_first_is_not_changed() -> None:
+    first = StructGuard.configure("default")
+    few = first.for_images(3)
+    assert few.for_images(3).settings == few.settings
+    assert few.for_images(64).settings == first.settings == StructGuard.configure("default").settings
+
+
+def test_all_copies_of_few_and_a_schedule_that_ends_before_the_limit() -> None:
+    settings = StructGuard.configure("default").for_images(16).settings
+    assert settings.copies(16, 1) == 32
+    assert settings.schedule(1, settings.max_steps) == 250 < settings.max_steps
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_everything_else_takes_any_number_of_images(name: str) -> None:
+    kind = METHODS[name]
+    for preset in {*kind.presets, kind.default_preset} - set(kind.for_few):
+        method = kind.configure(preset)
+        assert method.for_images(1) is method
+
+
+def test_one_made_without_configure_is_as_it_is() -> None:
+    method = NegGrad(MethodSettings())
+    assert method.for_images(1) is method
+
+
+def test_what_few_are_given_is_checked_with_what_was_asked() -> None:
+    class Strict(NegGrad):
+        presets = {"own": {}}  # noqa: RUF012
+        for_few = {"own": ForFew(2, {"lr": -1.0})}  # noqa: RUF012
+
+    method = Strict.configure("own")
+    assert method.for_images(3).settings.lr > 0
+    with pytest.raises(ConfigError, match="lr"):
+        method.for_images(2)
+
+
+def test_a_run_a_cell_and_an_estimate_agree(tmp_path) -> None:
+    given, method = split(5), StructGuard.configure("default", {**QUICK, "max_steps": 60})
+    record = unlearn(digits_model(), given, method=method, preset="default", device="cpu").record
+    wanted = method.for_images(5).settings.model_dump(mode="json")
+    assert record.settings == wanted
+    assert record.settings["variants"] == 2
+    assert record.steps >= method.for_images(5).settings.schedule(1, 60) == 45
+    grid = Grid.model_validate(
+        {
+            "name": "few",
+            "data": [{"name": "digits", "source": "digits", "models": {"name": "m", "path": "m"}}],
+            "methods": [{"method": "structguard", "settings": {**QUICK, "max_steps": 60}}],
+            "k": [5, 17],
+            "seeds": [0],
+        }
+    )
+    few, many = expand(grid)
+    assert few.method.settings.model_dump(mode="json") == wanted
+    assert many.method.settings == method.settings
+    found = estimate(digits_model(), given, method, RunSettings(), out=tmp_path, cache=tmp_path)
+    # 16 probes, 5 images and 2 copies of each, in 60 steps at most.
+    assert found.phases["unlearn"].backward == 60 * (16 + 15)
+
+
+def test_speed_is_that_of_the_request() -> None:
+    quick = variant("structguard", settings={**QUICK, "max_steps": 60}, steps=60)
+    slices = SpeedSettings(rounds=1)
+    report = bench_speed(digits_model(), split(5), [quick], speed=slices, device="cpu")
+    assert report.variants[0].settings["variants"] == 2
