@@ -217,6 +217,18 @@ def test_anchors_of_an_encoder_are_compared_by_what_it_read() -> None:
         sheet(read("t", "m", 0), read("u", "m", 1))
 
 
+def test_other_images_to_forget_under_one_name_are_refused() -> None:
+    """Training data that were changed between two cells."""
+    first, second = (
+        one.model_copy(update={"request": one.request | {"forget": "random:16"}})
+        for one in (record("adv"), record("l2ul"))
+    )
+    other = second.model_copy(update={"hashes": second.hashes.model_copy(update={"forget_set": "x"})})
+    with pytest.raises(RunFolderError, match="one forget set for random:16 with seed 0.*adv_k16.*l2ul_k16"):
+        sheet(first, other)
+    assert sheet(first, other.model_copy(update={"seed": 1})).rows == ("adv", "l2ul")
+
+
 def test_a_table_for_each_data_set_and_model() -> None:
     faces = record("adv", data="faces", model="another")
     found = sheets(named(record("adv"), record("l2ul")) | {"faces": faces}, "plain")

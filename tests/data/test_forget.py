@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.pictures import png, write_folder
+from data.pictures import png, write_folder, write_parquet
 from stakes.data import ForgetSplit, ImageSet, Source, open_source, split_forget
 from stakes.errors import DataError
 
@@ -295,3 +295,19 @@ def test_random_on_real_data_is_nested(shared: Path) -> None:
     assert small.forget.hashes() == large.forget.hashes()[:3]
     assert large.retain is not None
     assert len(large.retain) == 3900 - 12
+
+
+def test_names_that_read_the_same_are_the_same(tmp_path: Path) -> None:
+    """A Mac writes the names of folders with letter and accent apart; a model's config has them in one."""
+    model = ("Ada", "Zo\u00eb")
+    write_folder(tmp_path, "train", {"Ada": 2, "Zoe\u0308": 3})
+    write_folder(tmp_path, "request", {"Zoe\u0308": 1})
+    labels = ["Zoe\u0308", "Ada", "Zo\u00eb"]
+    write_parquet(tmp_path / "table" / "train.parquet", [png(1), png(2), png(3)], labels, None)
+    for place, rows in ((tmp_path, (2, 3, 4)), (tmp_path / "table", (0, 2))):
+        source = open_source(place, size=SIZE, class_names=model)
+        assert source.class_names == model
+        for asked in ("class:Zo\u00eb", "class:Zoe\u0308"):
+            assert split_forget(asked, source, class_names=model, size=SIZE).indices == rows
+    forget = split_forget(f"images:{tmp_path / 'request'}", None, class_names=model, size=SIZE).forget
+    assert forget.labels.tolist() == [1]

@@ -34,6 +34,29 @@ def refuse_others(what: str, records: Mapping[str, Record]) -> None:
                 )
 
 
+def refuse_other_images(what: str, records: Mapping[str, Record]) -> None:
+    """Make sure that all records with one seed that were asked to forget the same forgot the same images.
+
+    They did not where the training data were others, or sorted otherwise.
+
+    Raises:
+        RunFolderError: they did not; it names two of them.
+    """
+    found: dict[tuple[Any, int], tuple[str, str]] = {}
+    for name, record in records.items():
+        if (asked := record.request.get("forget")) is None:
+            continue
+        key = asked, record.seed
+        first, images = found.setdefault(key, (name, record.hashes.forget_set))
+        if images != record.hashes.forget_set:
+            raise RunFolderError(
+                f"records of {what}",
+                expected=f"one forget set for {key[0]} with seed {key[1]}",
+                got=f"one in {first} and another in {name}",
+                fix="Were the training data changed in between? Keep the cells of one of them.",
+            )
+
+
 def _request(record: Record) -> dict[str, Any]:
     """What was asked, whatever the seed; what a record lacks since it came later is at its default."""
     kind = METHODS.get(record.method)

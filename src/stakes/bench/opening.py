@@ -50,7 +50,9 @@ class Opening:
         if self._opened is None or self._opened.problem != cell.problem:
             self._opened = None  # frees the memory first
             classifier = load_checkpoint(grid.locate(cell.model.path))
-            source = open_source(grid.locate(cell.data.source), size=classifier.input_size)
+            source = open_source(
+                grid.locate(cell.data.source), size=classifier.input_size, class_names=classifier.class_names
+            )
             self._opened = _Opened(cell.problem, classifier, source)
         classifier, source = self._opened.classifier, self._opened.source
         split = split_forget(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stakes.bench.ablations import PUBLISHED_ROWS
-from stakes.bench.alike import refuse_others
+from stakes.bench.alike import refuse_other_images, refuse_others
 from stakes.bench.published import BLOCKS, PUBLISHED, Block, Published
 from stakes.errors import ConfigError, RunFolderError
 from stakes.methods import METHODS
@@ -99,7 +99,7 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
 
     Raises:
         RunFolderError: no record, two of one row, k and seed, other settings in those of one row and k, or records
-            of different models or test splits under one name.
+            of different models, test splits or forget sets under one name.
     """
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for name, record in records.items():
@@ -113,6 +113,7 @@ def sheets(records: Mapping[str, Record], layout: Layout, *, failed: int = 0) ->
 
 def _sheet(title: str, records: Mapping[str, Record], layout: Layout, failed: int) -> Sheet:
     _refuse_mixed(title, records)
+    refuse_other_images(title, records)
     found: dict[tuple[str, int], dict[int, Record]] = defaultdict(dict)
     cells: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
     methods: dict[str, str] = {}

@@ -12,9 +12,9 @@ import torch
 
 from stakes.data.folders import read_class_folders
 from stakes.data.images import ImageSet, Size
-from stakes.data.names import check_same_names, checked_names, suggestion
+from stakes.data.names import check_same_names, checked_names, spellings, suggestion
 from stakes.data.sources import Source
-from stakes.data.splits import image_set
+from stakes.data.splits import image_set, spelt_for
 from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import DataError
 from stakes.files import digest
@@ -181,6 +181,7 @@ def _random_rows(value: str, train: ImageSet, seed: int) -> list[int]:
 
 
 def _class_rows(value: str, train: ImageSet, seed: int) -> list[int]:
+    value = spellings([value], train.class_names)[value]
     if value not in train.class_names:
         raise DataError(f"no class {value!r}", fix=suggestion(value, train.class_names))
     rows: list[int] = (train.labels == train.class_names.index(value)).nonzero().reshape(-1).tolist()
@@ -229,7 +230,7 @@ def _images_in(folder: Path, names: tuple[str, ...], size: Size) -> ImageSet:
         raise DataError(
             f"forget images {str(folder)!r}", expected="a folder with CLASS/*.png", got="no such folder"
         )
-    found = read_class_folders(folder, root=folder, title="forget")
+    found = spelt_for(read_class_folders(folder, root=folder, title="forget"), names)
     for name in found.class_names or ():
         if name not in names:
             raise DataError(

@@ -43,6 +43,19 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def spellings(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """For each name the one of the known ones that reads the same, or itself where none does.
+
+    Some systems write an accented letter as one sign, others (folders on a Mac) as a letter and an accent.
+
+    Example:
+        >>> spellings(["Zoe\\u0308"], ["Ada", "Zo\\u00eb"]) == {"Zoe\\u0308": "Zo\\u00eb"}
+        True
+    """
+    by_form = {unicodedata.normalize("NFC", name): name for name in known}
+    return {name: by_form.get(unicodedata.normalize("NFC", name), name) for name in names}
+
+
 def unprintable(name: str) -> bool:
     """Whether a name holds what could steer a terminal or turn text around instead of being shown.
 

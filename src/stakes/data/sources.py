@@ -13,7 +13,7 @@ from stakes.data.folders import read_class_folders
 from stakes.data.hub import read_hub
 from stakes.data.images import ImageSet, Size, checked_size
 from stakes.data.parquet import read_parquet
-from stakes.data.splits import TEST_NAMES, TRAIN_NAMES, RawSplit, class_names_of, image_set
+from stakes.data.splits import TEST_NAMES, TRAIN_NAMES, RawSplit, class_names_of, image_set, spelt_for
 from stakes.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -102,8 +102,8 @@ def _assemble(splits: Mapping[str, RawSplit], name: str, size: Size | None, know
     test_name = next((title for title in TEST_NAMES if title in splits), None)
     if train_name is None and test_name is None:
         raise DataError(f"splits of {name}", expected="train or test", got=", ".join(splits) or "none")
-    train = splits[train_name] if train_name else None
-    test = splits[test_name] if test_name else None
+    train = spelt_for(splits[train_name], known) if train_name else None
+    test = spelt_for(splits[test_name], known) if test_name else None
     class_names = class_names_of(train, test, owner=name, known=known)
     train_set = image_set(train, class_names, size) if train else None
     test_set = image_set(test, class_names, train_set.size if train_set else size) if test else None

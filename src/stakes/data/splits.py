@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from stakes.data.images import ImageSet, Size
-from stakes.data.names import checked_names, suggestion
+from stakes.data.names import checked_names, spellings, suggestion
 from stakes.data.stores import EncodedStore
 from stakes.errors import DataError
 
@@ -38,6 +38,17 @@ class RawSplit:
     where: Callable[[int], str]
     labels: Sequence[int | str | None]
     class_names: tuple[str, ...] | None = None
+
+
+def spelt_for(split: RawSplit, known: Sequence[str]) -> RawSplit:
+    """The split with its classes spelt as a model's, where they read the same."""
+    found = {*(split.class_names or ()), *(label for label in split.labels if isinstance(label, str))}
+    spelling = spellings(found, known)
+    if all(name == to for name, to in spelling.items()):
+        return split
+    labels = [spelling[label] if isinstance(label, str) else label for label in split.labels]
+    names = None if split.class_names is None else tuple(spelling[name] for name in split.class_names)
+    return replace(split, labels=labels, class_names=names)
 
 
 def class_names_of(
