@@ -224,7 +224,7 @@ def test_other_images_to_forget_under_one_name_are_refused() -> None:
         for one in (record("adv"), record("l2ul"))
     )
     other = second.model_copy(update={"hashes": second.hashes.model_copy(update={"forget_set": "x"})})
-    with pytest.raises(RunFolderError, match="one forget set for random:16 with seed 0.*adv_k16.*l2ul_k16"):
+    with pytest.raises(RunFolderError, match=r"one forget set for random:16 with seed 0.*adv_k16.*l2ul_k16"):
         sheet(first, other)
     assert sheet(first, other.model_copy(update={"seed": 1})).rows == ("adv", "l2ul")
 
