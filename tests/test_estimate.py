@@ -15,7 +15,7 @@ import tinydigits
 from stakes import cli
 from stakes.api import unlearn
 from stakes.config import RunSettings
-from stakes.estimate import Estimate, estimate, saved_bytes
+from stakes.estimate import Estimate, _seconds_per_image, estimate, saved_bytes
 from stakes.methods import find_method
 from stakes.models import Classifier
 from stakes.models.checkpoint import save_checkpoint
@@ -146,3 +146,16 @@ def test_the_command_says_it_and_does_nothing(
         assert "8,000" in said
         assert "free where cache goes" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_one_stalled_pass_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a pass of one image can take seconds: a clock that counts 10 ms an image, and one stall."""
+    clock, passes = [0.0], []
+
+    def work(count: int) -> None:
+        passes.append(count)
+        clock[0] += 0.01 * count + (30.0 if len(passes) == 2 else 0.0)
+
+    monkeypatch.setattr("stakes.estimate.time.perf_counter", lambda: clock[0])
+    assert _seconds_per_image(work, 256, torch.device("cpu")) == pytest.approx(0.01)
+    assert max(passes) == 64
