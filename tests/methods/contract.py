@@ -77,6 +77,7 @@ EVERYTHING = {
     "deletion": "hinge",
     "retention": "soft",
     "probe_mixing": True,
+    "del_weight": 2.0,
     "hinge_mean": "all",  # the last images pushed harder is too much for this lr
     "variants": 2,
     "variant_images": None,
@@ -214,7 +215,7 @@ def check_input_untouched(row: Row, cache: Path) -> None:
 
 def check_stop(row: Row, result: Unlearned) -> None:
     """The stop reason says what happened, on the deployed path."""
-    record, method = result.record, row.configured()
+    record, method = result.record, row.configured().for_images(4)
     assert record.before.forget_accuracy == 100.0
     reasons = {"forgotten", "step limit"} if method.stops_when_forgotten else {"finished"}
     assert record.stop_reason in reasons
@@ -241,7 +242,7 @@ def check_history(row: Row, result: Unlearned) -> None:
 
 def check_record(row: Row, result: Unlearned) -> None:
     """The record is whole, passes through JSON unchanged, and is about this classifier."""
-    record, method = result.record, row.configured()
+    record, method = result.record, row.configured().for_images(4)
     assert Record.model_validate_json(record.model_dump_json()) == record
     assert Record.model_validate(json.loads(json.dumps(record.model_dump(mode="json")))) == record
     assert record.method == row.name
