@@ -13,8 +13,7 @@ from stakes.bench.speed import SpeedSettings, bench_speed, variant
 from stakes.config import MethodSettings, RunSettings
 from stakes.errors import ConfigError
 from stakes.estimate import estimate
-from stakes.methods import METHODS, NegGrad, StructGuard
-from stakes.methods.base import ForFew
+from stakes.methods import METHODS, ForFew, NegGrad, StructGuard
 from tinydigits import digits_model, split
 
 FEW = StructGuard.for_few["default"]
@@ -106,3 +105,10 @@ def test_speed_is_that_of_the_request() -> None:
     slices = SpeedSettings(rounds=1)
     report = bench_speed(digits_model(), split(5), [quick], speed=slices, device="cpu")
     assert report.variants[0].settings["variants"] == 2
+
+
+def test_nothing_is_made_anew_where_nothing_changes() -> None:
+    method = StructGuard.configure("default", {"variants": 2, "variant_images": None})
+    many = method.for_images(64)
+    assert many is method
+    assert method.for_images(3).for_images(64).settings == method.settings

@@ -67,9 +67,8 @@ def _request(record: Record) -> dict[str, Any]:
     found |= flat(settings) | flat(record.settings)
     found |= {key: value for key, value in run.items() if key not in {*QUIET, "seed"}} | asked
     wanted = record.request.get("anchors")
-    if isinstance(
-        wanted, Mapping
-    ):  # an encoder's, which two machines round otherwise; older records lack the text's
+    if isinstance(wanted, Mapping):
+        # An encoder's, which two machines round otherwise: what it read is compared, where the record is new enough.
         found |= {"anchors": text} if (text := record.hashes.anchors_text) else {}
     elif wanted != PROTOTYPES:  # means over the retain set, which differs by seed
         found["anchors"] = record.hashes.anchors

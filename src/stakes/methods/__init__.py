@@ -7,7 +7,7 @@ from typing import Any
 from stakes.errors import ConfigError
 from stakes.methods.adv import Adv, AdvSettings
 from stakes.methods.amun import Amun, AmunSettings
-from stakes.methods.base import Method, Outcome, carry_out
+from stakes.methods.base import ForFew, Method, Outcome, carry_out
 from stakes.methods.before import Before
 from stakes.methods.boundary import BoundaryExpand, BoundarySettings, BoundaryShrink, ShrinkSettings
 from stakes.methods.fisher import Fisher, FisherSettings
@@ -68,6 +68,7 @@ __all__ = [
     "BoundaryShrink",
     "Fisher",
     "FisherSettings",
+    "ForFew",
     "Job",
     "L2ul",
     "L2ulSettings",

@@ -135,7 +135,8 @@ class Method(ABC, Generic[S]):
         if few is None or preset is None:
             return self
         changes = few.changes if images <= few.images else {}
-        return self._configured(preset, {**self.presets[preset], **changes}, overrides)
+        found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
+        return self if found.settings == self.settings else found
 
     @abstractmethod
     def run(self, job: Job[S]) -> Iterator[Row]:
