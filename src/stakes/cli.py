@@ -2,8 +2,8 @@
 
 Exit codes: 0 done (and, for ``unlearn``, forgotten); 1 a defect in stakes; 2 bad input or settings; 3 the forget set
 is not forgotten; 4 output cannot be written; 5 a service or hub cannot be reached; 6 numbers went astray; 7 some cells
-of a ``bench`` failed; 8 ``request verify``: the model is not the ledger's, or forgotten images are recognised; 130
-interrupted (the same command resumes).
+of a ``bench`` failed, or an attack that ``audit --attacks`` names was not carried out; 8 ``request verify``: the model
+is not the ledger's, or forgotten images are recognised; 130 interrupted (the same command resumes).
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 bad input, 3 not forgotten, 4 cannot write, 5 no network, 6 not finite, "
-    "7 some cells of a bench failed, 8 a ledger does not verify, 130 interrupted (the same command resumes).",
+    "7 some cells of a bench failed or a named attack was not carried out, 8 a ledger does not verify, "
+    "130 interrupted (the same command resumes).",
 )
 app.add_typer(cli_unlearn.commands)
 app.add_typer(cli_analyse.commands)

@@ -9,6 +9,7 @@ import typer
 
 from stakes.cli_inputs import open_sized, training_settings
 from stakes.cli_options import (
+    SOME_FAILED,
     Device,
     DeviceOption,
     HiddenPrecision,
@@ -68,7 +69,10 @@ def audit(
     precision: HiddenPrecision = Precision.fp32,
     as_json: JsonOption = False,
 ) -> None:
-    """Attack an unlearned model (always in fp32): what is still there, in numbers, and what that does not show."""
+    """Attack an unlearned model (always in fp32): what is still there, in numbers, and what that does not show.
+
+    Exit 7: an attack that --attacks names could not be carried out; it says why.
+    """
     from stakes.audit import audit as call
     from stakes.config import parse_assignments
     from stakes.console import live_progress
@@ -92,6 +96,8 @@ def audit(
         print_json(_as_json(report))
     else:
         _show(report)
+    if attacks is not None and report.skipped:
+        raise typer.Exit(SOME_FAILED)
 
 
 @commands.command(name="audit-references")

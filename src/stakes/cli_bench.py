@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from stakes.cli_options import (
+    SOME_FAILED,
     Device,
     HiddenDevice,
     HiddenPrecision,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from stakes.bench.grid import Grid
 
 G = TypeVar("G", bound="Grid")
-SOME_FAILED = 7
 commands = typer.Typer()
 
 

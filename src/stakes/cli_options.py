@@ -27,6 +27,8 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+SOME_FAILED = 7
+"""Exit code of a command that did a part of what it was asked for by name."""
 MAX_SEED = 2**63 - 1
 """The largest that PyTorch's generators take on every platform."""
 SeedOption = Annotated[

@@ -241,16 +241,17 @@ def test_command(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     code, out, _ = run_cli(
         monkeypatch, capsys, "audit", home / "run", "--attacks", "changes,distance", "--json", *words
     )
-    assert code == 0
+    assert code == 7, "asked for by name, and not carried out"
     found = json.loads(out)
     assert list(found["sections"]) == ["changes"]
     assert "distance" in found["skipped"]
     code, out, _ = run_cli(
         monkeypatch, capsys, "audit", home / "run", "--attacks", "changes,distance", *words
     )
-    assert code == 0
+    assert code == 7
     assert "limit:" in out
     assert "distance: skipped" in out
+    assert run_cli(monkeypatch, capsys, "audit", home / "run", "--attacks", "changes", *words)[0] == 0
     code, _, err = run_cli(monkeypatch, capsys, "audit", home / "run", "--attacks", "magic")
     assert code == 2
     assert "linear-probe" in err

@@ -32,9 +32,9 @@ def klom(unlearned: Array, retrained: Array) -> Array:
 
     Source:
         Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching" (2024), appendix E.1, with the
-        bins and floor of the authors' benchmark code. It compares distributions over trainings: they use a hundred
-        models a side. With one unlearned model and few retrained ones it says little more than whether the margin of
-        the one lies among those of the others.
+        direction, bins and floor of the authors' benchmark code. It compares distributions over trainings: they use a
+        hundred models a side. With one unlearned model and few retrained ones it says little more than whether the
+        margin of the one lies among those of the others.
     """
     first, second = np.clip(unlearned, -CLIP, CLIP), np.clip(retrained, -CLIP, CLIP)
     low = np.minimum(first.min(0), second.min(0))
