@@ -59,7 +59,10 @@ ReferenceOption = Annotated[
     ),
 ]
 ForgetOption = Annotated[
-    str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR (CLASS subfolders).")
+    str,
+    typer.Option(
+        "--forget", help="files:LIST, indices:LIST, class:NAME, random:K or images:DIR (CLASS subfolders)."
+    ),
 ]
 PluginsOption = Annotated[
     list[Path] | None,

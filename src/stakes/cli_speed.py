@@ -40,7 +40,7 @@ def bench_speed(
     data: SourceOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for speed.json and speed.md.")],
     forget: Annotated[
-        str, typer.Option("--forget", help="random:K, indices:FILE, class:NAME or images:DIR.")
+        str, typer.Option("--forget", help="files:LIST, indices:LIST, class:NAME, random:K or images:DIR.")
     ] = "random:256",
     variants: Annotated[
         list[str] | None,

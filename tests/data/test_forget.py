@@ -106,8 +106,8 @@ def test_indices_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list
         ("# x\n\n1.0\n", r"line 3: .*got '1.0'"),
         ("cat\n", r"line 1: .*got 'cat'"),
         ("1 2\n", r"line 1: .*got '1 2'"),
-        ("5\n6\n5\n", r"line 3: expected every row once, got 5 again \(first on line 1\)"),
-        ("5\n05\n", r"line 2: expected every row once"),
+        ("5\n6\n5\n", r"line 3: expected every image once, got row 5 again \(first on line 1\)"),
+        ("5\n05\n", r"line 2: expected every image once"),
         ("9" * 5000, r"line 1: expected a row number"),
         ("", "at least one row number, got none"),
         ("# nothing\n\n", "at least one row number, got none"),
@@ -131,7 +131,7 @@ def test_unreadable_list_is_named(tmp_path: Path, make: str) -> None:
         path.mkdir()
     elif make == "binary":
         path.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match="rows cannot be read"):
+    with pytest.raises(DataError, match=r"list .* cannot be read"):
         _split(f"indices:{path}")
 
 
@@ -167,7 +167,7 @@ def test_class_without_training_images_is_refused() -> None:
 
 @pytest.mark.parametrize("spec", ["", "random", "random:", "rows:3", "5", ":3", "Random:3", "class: "])
 def test_malformed_requests_show_the_forms(spec: str) -> None:
-    with pytest.raises(DataError, match=r"random:K, indices:FILE, class:NAME or images:DIR"):
+    with pytest.raises(DataError, match=r"files:LIST, indices:LIST, class:NAME, random:K or images:DIR"):
         _split(spec)
 
 
@@ -311,3 +311,57 @@ def test_names_that_read_the_same_are_the_same(tmp_path: Path) -> None:
             assert split_forget(asked, source, class_names=model, size=SIZE).indices == rows
     forget = split_forget(f"images:{tmp_path / 'request'}", None, class_names=model, size=SIZE).forget
     assert forget.labels.tolist() == [1]
+
+
+def _folders(root: Path) -> Source:
+    write_folder(root, "train", {"cat": 3, "dog": 2})
+    (root / "train" / "dog" / "my #1 dog.png").write_bytes(png(77))
+    write_folder(root, "test", {"cat": 1, "dog": 1}, seed=50)
+    return open_source(root, size=SIZE)
+
+
+def _files(tmp_path: Path, text: str, source: Source) -> tuple[int, ...] | None:
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    spec = f"files:{tmp_path / 'list.txt'}"
+    return split_forget(spec, source, class_names=source.class_names, size=SIZE).indices
+
+
+def test_files_are_named_below_the_split_with_more_before_it_or_alone(tmp_path: Path) -> None:
+    source = _folders(tmp_path / "data")
+    names = ["cat/002.png", "train/dog/001.png", f"{tmp_path}/data/train/cat/000.png", "my #1 dog.png"]
+    assert _files(tmp_path, "# wanted\n\n" + "\n".join(names) + "\n", source) == (2, 4, 0, 5)
+    assert _files(tmp_path, "train\\dog\\000.png\n./cat/001.png", source) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "cat/009.png",
+            "line 1: expected the name of one training image, such as CLASS/NAME, got 'cat/009.png'",
+        ),
+        ("\n000.png", "line 2: expected the name of one training image.*got 2 images of that name"),
+        ("test/cat/000.png", "line 1: expected the name of one training image"),
+        (
+            "cat/000.png\ntrain/cat/000.png",
+            r"line 2: expected every image once, got row 0 again \(first on line 1",
+        ),
+        ("# none", "at least one file name, got none"),
+    ],
+)
+def test_a_wrong_file_name_is_told_by_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        _files(tmp_path, text, _folders(tmp_path / "data"))
+
+
+def test_files_of_a_table_are_its_paths(tmp_path: Path) -> None:
+    cells = [{"bytes": png(n), "path": path} for n, path in enumerate(["a.png", "b/c.png", None])]
+    write_parquet(tmp_path / "data" / "train.parquet", cells, [0, 1, 0])
+    source = open_source(tmp_path / "data", size=SIZE)
+    assert _files(tmp_path, "c.png\na.png", source) == (1, 0)
+    write_parquet(tmp_path / "bare" / "train.parquet", [png(1), png(2)], [0, 1])
+    with pytest.raises(DataError, match=r"data that name their files.*Name rows"):
+        _files(tmp_path, "a.png", open_source(tmp_path / "bare", size=SIZE))
+    digits = open_source("digits")
+    with pytest.raises(DataError, match="data that name their files"):
+        split_forget(f"files:{tmp_path / 'list.txt'}", digits, class_names=digits.class_names, size=(1, 8, 8))

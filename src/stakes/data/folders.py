@@ -74,7 +74,14 @@ def read_class_folders(folder: Path, *, root: Path, title: str) -> RawSplit:
     def where(row: int) -> str:
         return f"{title} row {row} ({files[row].relative_to(folder)})"
 
-    return RawSplit(title, lambda row: files[row].read_bytes(), where, labels, tuple(names))
+    return RawSplit(
+        title,
+        lambda row: files[row].read_bytes(),
+        where,
+        labels,
+        tuple(names),
+        lambda: [file.relative_to(folder).as_posix() for file in files],
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

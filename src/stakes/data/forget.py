@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ from stakes.data.folders import read_class_folders
 from stakes.data.images import ImageSet, Size
 from stakes.data.names import check_same_names, checked_names, spellings, suggestion
 from stakes.data.sources import Source
-from stakes.data.splits import image_set, spelt_for
+from stakes.data.splits import TRAIN_NAMES, image_set, spelt_for
 from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import DataError
 from stakes.files import digest
 
-_ACCEPTED = "random:K, indices:FILE, class:NAME or images:DIR"
+_ACCEPTED = "files:LIST, indices:LIST, class:NAME, random:K or images:DIR"
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,11 @@ def split_forget(
 
     - ``random:K``: the first K rows of a permutation of the training rows that depends on ``seed`` only. So
       for one seed the set for a smaller K is part of the set for a larger one.
-    - ``indices:FILE``: row numbers of the training split, from 0, one a line; blank lines and what follows a
-      ``#`` are ignored.
+    - ``indices:LIST``: a text file with row numbers of the training split, from 0, one a line; blank lines and what
+      follows a ``#`` are ignored.
+    - ``files:LIST``: a text file with names of training images, one a line: ``CLASS/NAME`` as below the training
+      split's folder, with ``train/`` and anything else before it or without, or NAME alone where only one image has
+      it. Parquet files have such names where the cells of the image column hold a ``path``.
     - ``class:NAME``: every training image of that class.
     - ``images:DIR``: the images in ``DIR/CLASS/``, each CLASS a name of the model's. No training data is
       needed; the retain set is unknown (``None``), even where ``source`` has a training split, since the two
@@ -136,7 +140,7 @@ def split_forget(
     names = checked_names(class_names)
     kind, colon, value = spec.partition(":")
     value = value.strip()
-    if not colon or kind not in ("random", "indices", "class", "images") or not value:
+    if not colon or kind not in (*_ROWS, "images") or not value:
         raise DataError("forget request", expected=_ACCEPTED, got=repr(spec))
     if source is not None:
         check_same_names(source.class_names, names, owner=source.name)
@@ -191,36 +195,87 @@ def _class_rows(value: str, train: ImageSet, seed: int) -> list[int]:
 
 
 def _listed_rows(value: str, train: ImageSet, seed: int) -> list[int]:
+    def row_of(line: str, here: str) -> int | None:
+        text = line.partition("#")[0].strip()
+        if text and (not re.fullmatch(r"[0-9]{1,18}", text) or int(text) >= len(train)):
+            raise DataError(here, expected=f"a row number from 0 to {len(train) - 1}", got=repr(text))
+        return int(text) if text else None
+
+    return _from_list(value, "row number", row_of)
+
+
+def _named_rows(value: str, train: ImageSet, seed: int) -> list[int]:
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(train.files()):
+        # By its whole name, with the split before it, and by its last part.
+        for one in {name, f"{TRAIN_NAMES[0]}/{name}", name.rpartition("/")[2]} if name else ():
+            rows.setdefault(_plain(one), []).append(row)
+    if not rows:
+        raise DataError(
+            f"forget request files:{value}",
+            expected="data that name their files: train/CLASS/*.png, or Parquet with paths in the image column",
+            got="none",
+            fix="Name rows (indices:LIST), or hand over the images (images:DIR).",
+        )
+
+    def row_of(line: str, here: str) -> int | None:
+        text = line.strip()
+        if not text or text.startswith("#"):  # inside a name it is a sign like others
+            return None
+        wanted = _plain(text)
+        tail = (
+            wanted[wanted.rindex(f"/{TRAIN_NAMES[0]}/") + 1 :] if f"/{TRAIN_NAMES[0]}/" in wanted else wanted
+        )
+        found = rows.get(tail, [])
+        if len(found) != 1:
+            several = f"{len(found)} images of that name" if found else repr(text)
+            raise DataError(here, expected="the name of one training image, such as CLASS/NAME", got=several)
+        return found[0]
+
+    return _from_list(value, "file name", row_of)
+
+
+def _plain(name: str) -> str:
+    """A file's name with one spelling of signs and separators."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+
+
+def _from_list(value: str, what: str, row_of: Callable[[str, str], int | None]) -> list[int]:
+    """Rows that a text file names, one a line.
+
+    Args:
+        row_of: gives the row of a line, None of one that names none; told what to call the line in a message.
+
+    Raises:
+        DataError: the file cannot be read, names none, or a line is wrong or names a row again.
+    """
     path = Path(value).expanduser()
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"list of rows {path} cannot be read",
-            expected="a text file with one row number a line",
+            f"list {path} cannot be read",
+            expected=f"a text file with one {what} a line",
             got=getattr(error, "strerror", None) or str(error),
         ) from error
     line_of: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
         here = f"{path}, line {number}"
-        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) >= len(train):
-            raise DataError(here, expected=f"a row number from 0 to {len(train) - 1}", got=repr(text))
-        if int(text) in line_of:
-            raise DataError(
-                here, expected="every row once", got=f"{text} again (first on line {line_of[int(text)]})"
-            )
-        line_of[int(text)] = number
+        if (row := row_of(line, here)) is None:
+            continue
+        if row in line_of:
+            again = f"row {row} again (first on line {line_of[row]})"
+            raise DataError(here, expected="every image once", got=again)
+        line_of[row] = number
     if not line_of:
-        raise DataError(f"list of rows {path}", expected="at least one row number", got="none")
+        raise DataError(f"list {path}", expected=f"at least one {what}", got="none")
     return list(line_of)
 
 
 _ROWS: dict[str, Callable[[str, ImageSet, int], list[int]]] = {
     "random": _random_rows,
     "indices": _listed_rows,
+    "files": _named_rows,
     "class": _class_rows,
 }
 

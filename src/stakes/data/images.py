@@ -123,6 +123,14 @@ class ImageSet:
         position = torch.tensor([wanted.index(name) for name in self.class_names])
         return self._view(self._rows, position[self.labels], wanted, self.size)
 
+    def files(self) -> list[str]:
+        """Give the name of each image's file as the source has it; empty where the source names none."""
+        named = getattr(self._store, "files", None)
+        if named is None:
+            return [""] * len(self)
+        found = named()
+        return [found[row] for row in self._rows.tolist()]
+
     def hashes(self) -> list[str]:
         """Give one SHA-256 per image, of its decoded pixels and its class name.
 

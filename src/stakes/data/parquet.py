@@ -56,7 +56,15 @@ def read_parquet(path: Path, *, title: str) -> RawSplit:
     def read(row: int) -> bytes:
         return image_bytes(images[row].as_py(), where(row), path.parent)
 
-    return RawSplit(title, read, where, labels, columns.class_names)
+    kind = pq.read_schema(path).field(columns.image).type
+    named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+
+    def files() -> list[str]:
+        # Of a struct the file reader alone takes a part; the bytes of the images stay where they are.
+        cells = pq.ParquetFile(path).read(columns=[f"{columns.image}.path"])[columns.image].to_pylist()
+        return [(cell or {}).get("path") or "" for cell in cells]
+
+    return RawSplit(title, read, where, labels, columns.class_names, files if named else None)
 
 
 def _images(path: Path, column: str) -> Any:

@@ -31,6 +31,8 @@ class RawSplit:
         labels: an integer (position in ``class_names``) or a class name for each row, or None where it lacks
             one.
         class_names: the names that the source states, if any.
+        files: gives the name of each row's file, below the folder of the split where it has one, empty where it is not
+            known; None where the source names no files.
     """
 
     title: str
@@ -38,6 +40,7 @@ class RawSplit:
     where: Callable[[int], str]
     labels: Sequence[int | str | None]
     class_names: tuple[str, ...] | None = None
+    files: Callable[[], Sequence[str]] | None = None
 
 
 def spelt_for(split: RawSplit, known: Sequence[str]) -> RawSplit:
@@ -119,7 +122,7 @@ def image_set(split: RawSplit, class_names: tuple[str, ...], size: Size | None) 
         raise DataError(f"the {split.title} split", expected="at least one image", got="none")
     position = {name: number for number, name in enumerate(class_names)}
     labels = [_label(split, row, label, class_names, position) for row, label in enumerate(split.labels)]
-    store = EncodedStore(split.read, split.where, len(labels))
+    store = EncodedStore(split.read, split.where, len(labels), files=split.files)
     if size is None:
         _, pixels = store.groups([0])[0]
         size = (3, pixels.shape[2], pixels.shape[3])

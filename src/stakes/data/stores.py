@@ -57,6 +57,7 @@ class EncodedStore:
         where: how messages name a row.
         count: number of rows.
         cache_bytes: memory for decoded pixels, in bytes; ``None`` for ``CACHE_BYTES``.
+        files: gives the name of each row's file, where there are some.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class EncodedStore:
         count: int,
         *,
         cache_bytes: int | None = None,
+        files: Callable[[], Sequence[str]] | None = None,
     ) -> None:
+        self.files = files
         self._read = read
         self._where = where
         self._cache: list[NDArray[np.uint8] | None] = [None] * count

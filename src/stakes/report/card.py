@@ -22,6 +22,7 @@ _TAGS = ["machine-unlearning", "image-classification", "stakes"]
 _ASKED = {
     "random": "drawn at random from the training data",
     "indices": "named by their rows in the training data",
+    "files": "named by their files in the training data",
     "class": "those of one class",
     "images": "handed over as files",
 }
