@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from stakes.data.folders import read_class_folders
 from stakes.data.images import ImageSet, Size
-from stakes.data.names import check_same_names, checked_names, spellings, suggestion
+from stakes.data.names import check_same_names, checked_names, one_form, spellings, suggestion
 from stakes.data.sources import Source
 from stakes.data.splits import TRAIN_NAMES, image_set, spelt_for
 from stakes.data.unlabelled import open_unlabelled
@@ -218,14 +217,14 @@ def _named_rows(value: str, train: ImageSet, seed: int) -> list[int]:
             fix="Name rows (indices:LIST), or hand over the images (images:DIR).",
         )
 
+    split = f"/{TRAIN_NAMES[0]}/"
+
     def row_of(line: str, here: str) -> int | None:
         text = line.strip()
         if not text or text.startswith("#"):  # inside a name it is a sign like others
             return None
         wanted = _plain(text)
-        tail = (
-            wanted[wanted.rindex(f"/{TRAIN_NAMES[0]}/") + 1 :] if f"/{TRAIN_NAMES[0]}/" in wanted else wanted
-        )
+        tail = wanted[wanted.rindex(split) + 1 :] if split in wanted else wanted
         found = rows.get(tail, [])
         if len(found) != 1:
             several = f"{len(found)} images of that name" if found else repr(text)
@@ -237,7 +236,7 @@ def _named_rows(value: str, train: ImageSet, seed: int) -> list[int]:
 
 def _plain(name: str) -> str:
     """A file's name with one spelling of signs and separators."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+    return one_form(name.replace("\\", "/")).removeprefix("./")
 
 
 def _from_list(value: str, what: str, row_of: Callable[[str, str], int | None]) -> list[int]:

@@ -125,10 +125,9 @@ class ImageSet:
 
     def files(self) -> list[str]:
         """Give the name of each image's file as the source has it; empty where the source names none."""
-        named = getattr(self._store, "files", None)
-        if named is None:
+        if self._store.files is None:
             return [""] * len(self)
-        found = named()
+        found = self._store.files()
         return [found[row] for row in self._rows.tolist()]
 
     def hashes(self) -> list[str]:

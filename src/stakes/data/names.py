@@ -52,8 +52,13 @@ def spellings(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         >>> spellings(["Zoe\\u0308"], ["Ada", "Zo\\u00eb"]) == {"Zoe\\u0308": "Zo\\u00eb"}
         True
     """
-    by_form = {unicodedata.normalize("NFC", name): name for name in known}
-    return {name: by_form.get(unicodedata.normalize("NFC", name), name) for name in names}
+    by_form = {one_form(name): name for name in known}
+    return {name: by_form.get(one_form(name), name) for name in names}
+
+
+def one_form(text: str) -> str:
+    """The text with each accented letter as one sign."""
+    return unicodedata.normalize("NFC", text)
 
 
 def unprintable(name: str) -> bool:

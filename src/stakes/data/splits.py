@@ -9,7 +9,7 @@ import torch
 
 from stakes.data.images import ImageSet, Size
 from stakes.data.names import checked_names, spellings, suggestion
-from stakes.data.stores import EncodedStore
+from stakes.data.stores import EncodedStore, Files
 from stakes.errors import DataError
 
 TRAIN_NAMES = ("train",)
@@ -40,7 +40,7 @@ class RawSplit:
     where: Callable[[int], str]
     labels: Sequence[int | str | None]
     class_names: tuple[str, ...] | None = None
-    files: Callable[[], Sequence[str]] | None = None
+    files: Files = None
 
 
 def spelt_for(split: RawSplit, known: Sequence[str]) -> RawSplit:

@@ -24,10 +24,17 @@ _THREADS_FROM = 16 * 1024
 _HASHED_TOGETHER = 64
 
 Group = tuple[list[int], Tensor]
+Files = Callable[[], Sequence[str]] | None
 
 
 class PixelStore(Protocol):
-    """Pixels by row, before any resizing."""
+    """Pixels by row, before any resizing.
+
+    Attributes:
+        files: gives the name of each row's file; None where they came from no files.
+    """
+
+    files: Files
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -67,7 +74,7 @@ class EncodedStore:
         count: int,
         *,
         cache_bytes: int | None = None,
-        files: Callable[[], Sequence[str]] | None = None,
+        files: Files = None,
     ) -> None:
         self.files = files
         self._read = read
@@ -139,6 +146,8 @@ class EncodedStore:
 
 class TensorStore:
     """Images that are already in memory: (N, C, H, W), uint8 or float32 in [0, 1], C of 1 or 3."""
+
+    files: Files = None
 
     def __init__(self, images: Tensor) -> None:
         self._images = images

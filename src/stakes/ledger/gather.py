@@ -12,7 +12,7 @@ import torch
 from stakes.data.forget import split_forget
 from stakes.data.images import ImageSet
 from stakes.data.sources import Source, open_source
-from stakes.data.stores import Group, PixelStore
+from stakes.data.stores import Files, Group, PixelStore
 from stakes.errors import DataError
 from stakes.evaluator import sampled
 from stakes.files import read_tensors, write_tensors
@@ -25,6 +25,8 @@ _SHOWN = 5
 
 class JoinedStore:
     """Rows of several stores, one after another."""
+
+    files: Files = None
 
     def __init__(self, rows: Sequence[tuple[PixelStore, int]]) -> None:
         self._rows = rows

@@ -131,8 +131,7 @@ class Method(ABC, Generic[S]):
             [250, 100]
         """
         preset, overrides = self._asked or (None, {})
-        few = self.for_few.get(preset) if preset else None
-        if few is None or preset is None:
+        if preset is None or (few := self.for_few.get(preset)) is None:
             return self
         changes = few.changes if images <= few.images else {}
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
