@@ -145,6 +145,30 @@ def test_work_cut_off_goes_on_to_the_same_bytes(tmp_path, kind, passes):
     assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("moved", [0, 1])
+def test_killed_between_the_files_of_a_pass(tmp_path, monkeypatch, moved):
+    """A pass of the missing images alone would round otherwise."""
+    build(tmp_path / "whole")
+    real, made = os.replace, iter(range(99))
+
+    def replace(source: Path, target: Path) -> None:
+        published = Path(source).parent.suffix == ".staged" and Path(target).parent.name[0] != "."
+        if published and next(made) == moved:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "cut")
+    assert (
+        len([path for path in (tmp_path / "cut").rglob("*.safetensors") if path.parent.name[0] != "."])
+        == moved
+    )
+    assert build(tmp_path / "cut")[1] == 2 * 5 * SETTINGS.iterations, "the second pass alone"
+    assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
+
+
 def test_interrupted_by_progress(tmp_path):
     def progress(phase, done, total):
         assert (phase, total) == ("probes", 20)

@@ -52,7 +52,7 @@ def writing(target: Path) -> Iterator[Path]:
             shutil.rmtree(target)
         os.replace(inner, target)
     except OSError as error:
-        raise _output_error(target, error) from error
+        raise output_error(target, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -64,7 +64,8 @@ def _sync(path: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def _output_error(target: Path, error: OSError) -> OutputError:
+def output_error(target: Path, error: OSError) -> OutputError:
+    """What to say where a file or folder cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"cannot write {target}",
@@ -103,7 +104,7 @@ def private_folder(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def write_bytes(target: Path, data: bytes) -> None:
@@ -122,7 +123,7 @@ def append_line(target: Path, line: str) -> None:
         with target.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
     except OSError as error:
-        raise _output_error(target, error) from error
+        raise output_error(target, error) from error
 
 
 def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor]) -> None:

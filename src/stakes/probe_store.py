@@ -23,7 +23,6 @@ from stakes.files import (
     private_folder,
     read_tensors,
     sweep,
-    write_tensors,
 )
 from stakes.memory import Fitting
 from stakes.models.classifier import Classifier
@@ -32,6 +31,7 @@ from stakes.probes import draw_probe, targeted_pgd
 from stakes.processes import Processes, current
 from stakes.progress import Progress, silent
 from stakes.runtime import autocast
+from stakes.together import settle, write_together
 
 IN_MEMORY_BYTES = 2**30
 """Probe sets up to this size are held in memory; larger ones are read from disk batch by batch."""
@@ -115,8 +115,9 @@ class ProbeStore:
     """Makes probe sets and keeps them under ``root``.
 
     A file is keyed by the model's weights and normalisation, the probe settings, and the image's content, so
-    a larger forget set, another method or a resumed run make only what is missing. Files are checked
-    against their digest when opened, and a damaged one is made again.
+    a larger forget set, another method or a resumed run make only what is missing. The files of one pass appear all or
+    none, even where the process is killed between two of them: a pass of the rest alone would round otherwise. Files
+    are checked against their digest when opened, and a damaged one is made again.
 
     Many processes make whole passes each, of the images that one process would send together, so the files are the
     same bytes whatever their number. ``root`` then lies where all of them can read and write.
@@ -159,6 +160,7 @@ class ProbeStore:
         folder = self._folder(classifier, settings, seed, precision)
         paths = [folder / f"{name}.safetensors" for name in forget.hashes()]
         processes = current()
+        processes.only_main(lambda: settle(folder))
         labels = processes.from_main(lambda: [_valid_labels(path, settings) for path in paths])
         missing = [_Work(at, path) for at, path in enumerate(paths) if labels[at] is None]
         total = len(paths) * settings.per_image
@@ -321,10 +323,12 @@ def refuse_nonfinite(probes: Tensor, precision: Precision) -> None:
 
 def _write(group: Sequence[_Work], images: Tensor, targets: Tensor) -> None:
     # Probes look like the images to forget, which may be personal.
-    private_folder(group[0].path.parent)
+    folder = group[0].path.parent
+    private_folder(folder)
     parts = zip(group, images.chunk(len(group)), targets.chunk(len(group)), strict=True)
-    for work, pixels, labels in parts:
-        write_tensors(work.path, {"images": pixels, "targets": labels})
+    write_together(
+        folder, {work.path.name: {"images": pixels, "targets": labels} for work, pixels, labels in parts}
+    )
 
 
 def _valid_labels(path: Path, settings: ProbeSettings) -> Tensor | None:

@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,7 +219,9 @@ def torment(folder: Path, times: int, seed: int) -> dict[str, Any]:
         except RuntimeError as error:
             lost += 1
             sys.stderr.write(f"{error}\n")
-        changed += (faultkit.contents(out), faultkit.contents(cache)) != wanted
+        other = _differences(wanted, (faultkit.contents(out), faultkit.contents(cache)))
+        changed += bool(other)
+        sys.stderr.write("".join(f"run {rounds}: {line}\n" for line in other))
     return {
         "kills": sum(kills.values()),
         "by_phase": dict(kills),
@@ -229,6 +231,16 @@ def torment(folder: Path, times: int, seed: int) -> dict[str, Any]:
         "changed": changed,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _differences(wanted: Iterable[dict[str, str]], found: Iterable[dict[str, str]]) -> list[str]:
+    """Each file that is missing, is one too many or has other bytes."""
+    return [
+        f"{name}: {was.get(name)} was expected, {now.get(name)} found"
+        for was, now in zip(wanted, found, strict=True)
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    ]
 
 
 def _in_a_fork(work: Callable[[], None]) -> None:
