@@ -174,7 +174,7 @@ def demo(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        print_record(record)
+        print_record(record, run)
         typer.echo(f"model: {run / 'model.safetensors'}\nreport: {run / 'report.html'}")
     if not record.forgotten:
         raise typer.Exit(cli_unlearn.NOT_FORGOTTEN)

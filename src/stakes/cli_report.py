@@ -50,7 +50,7 @@ def show(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        print_record(record)
+        print_record(record, run)
         for _, members in arranged(sections(run)):
             for section in members:
                 typer.echo(f"{section.title}: {section.sentence}")

@@ -154,7 +154,7 @@ def unlearn(
     if as_json:
         print_json(result.record.model_dump(mode="json"))
     else:
-        print_record(result.record)
+        print_record(result.record, out)
         typer.echo(f"model: {out / 'model.safetensors'}\nreport: {page}")
     if not result.record.forgotten:
         raise typer.Exit(NOT_FORGOTTEN)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.table import Table
 from stakes.progress import Progress as ProgressCall
 from stakes.progress import silent
 from stakes.records import Figures, Record
+from stakes.report.arrangement import audited
 
 if TYPE_CHECKING:
     from stakes.estimate import Estimate
@@ -144,8 +147,8 @@ def _size(count: int) -> str:
     return f"{count / 1000:,.1f} kB"
 
 
-def print_record(record: Record) -> None:
-    """The record as tables, verdict first."""
+def print_record(record: Record, folder: Path) -> None:
+    """The record of that run folder as tables, verdict first."""
     console = Console()
     console.print(record.verdict, style="bold green" if record.forgotten else "bold red")
     console.print(figures_table([("before", record.before), ("after", record.after)]))
@@ -167,6 +170,14 @@ def print_record(record: Record) -> None:
         console.print(f"note: {note}")
     if hint := keep_more(record):
         console.print(hint)
+    if record.forgotten and not audited(record.analyses):
+        console.print(
+            "Not audited: these very images are misclassified; whether altered copies of them are as well, and what "
+            "else is left of them, is unknown. It is measured by"
+        )
+        console.print(
+            f"  stakes audit {shlex.quote(str(folder))}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def keep_more(record: Record) -> str:

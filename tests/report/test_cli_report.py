@@ -41,6 +41,14 @@ def test_show_tells_what_the_analyses_found_and_writes_nothing(say: Say, run: Pa
     assert sorted(run.rglob("*")) == before
 
 
+def test_what_was_not_audited_is_said(say: Say, run: Path, tmp_path: Path) -> None:
+    assert "Not audited" not in say("show", run)[1]
+    other = a_run(tmp_path / "a run", None)
+    out = say("show", other)[1]
+    assert "Not audited" in out
+    assert f"stakes audit '{other}'" in out, "one line, to be copied"
+
+
 def test_show_open(say: Say, run: Path, opened: list[str]) -> None:
     assert say("show", "--open", run)[0] == 0
     assert opened == [(run / "report.html").as_uri()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from stakes.report.section import Section
 
@@ -27,6 +27,11 @@ def arranged(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
     ]
     groups.append((OTHER, sorted(found.values(), key=lambda section: section.name)))
     return [(title, members) for title, members in groups if members]
+
+
+def audited(names: Iterable[str]) -> bool:
+    """Whether analyses of these names say something of how far the forgetting goes."""
+    return not set(_GROUPS[AUDIT]).isdisjoint(names)
 
 
 def audit_of(sections: Sequence[Section]) -> list[Section]:
