@@ -117,6 +117,34 @@ def test_unlearn_show_and_evaluate_agree(stakes_cli: Any, model: Path, tmp_path:
     assert measured["hashes"]["model"] == record["hashes"]["model_after"]
 
 
+def test_one_command_unlearns_and_audits(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
+    run, apart = tmp_path / "run", tmp_path / "apart"
+    done = stakes_cli(*quick(model, run, "--audit"))
+    assert done.code == 0, done.err
+    assert "changes:" in done.out
+    assert "limit:" in done.out
+    assert "Not audited" not in done.out
+    said = stakes_cli(*quick(model, apart))
+    assert f"stakes audit {apart}" in said.out
+    assert stakes_cli("audit", apart).code == 0
+    together, later = (json.loads((where / "record.json").read_text())["analyses"] for where in (run, apart))
+    assert together == later
+    assert {"audit", "changes", "membership", "relearning", "linear-probe"} <= set(together)
+    again = stakes_cli(*quick(model, run, "--audit", "--json"))
+    assert again.code == 0, again.err
+    assert again.json == json.loads((run / "record.json").read_text())
+    assert again.json["analyses"] == together
+
+
+def test_an_audit_is_the_work_of_one_process(
+    stakes_cli: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    refused(stakes_cli(*quick(model, tmp_path / "run", "--audit")), "--audit", "one process")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_that_forgot_before_aims_at_the_first(stakes_cli: Any, model: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     assert stakes_cli(*quick(model, first)).code == 0

@@ -164,7 +164,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The whole path on scikit-learn's handwritten digits: train, anchors, probes, forget 16 images, measure."""
-    from stakes.console import live_progress, print_record
+    from stakes.console import live_progress, print_record, print_what_is_unknown
     from stakes.demo import run_demo
 
     with live_progress() as progress:
@@ -174,7 +174,8 @@ def demo(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        print_record(record, run)
+        print_record(record)
+        print_what_is_unknown(record, run)
         typer.echo(f"model: {run / 'model.safetensors'}\nreport: {run / 'report.html'}")
     if not record.forgotten:
         raise typer.Exit(cli_unlearn.NOT_FORGOTTEN)

@@ -73,31 +73,36 @@ def audit(
 
     Exit 7: an attack that --attacks names could not be carried out; it says why.
     """
-    from stakes.audit import audit as call
     from stakes.config import parse_assignments
-    from stakes.console import live_progress
 
     del precision
-    with live_progress() as progress:
-        report = call(
-            run,
-            attacks=[name.strip() for name in attacks.split(",")] if attacks is not None else None,
-            reference=reference or [],
-            retrained=retrained or [],
-            settings=parse_assignments(assignments or []),
-            seed=seed,
-            device=device.value,
-            data=data,
-            model=model,
-            allow_pickle=allow_pickle,
-            progress=progress,
-        )
+    report = carried_out(
+        run,
+        attacks=[name.strip() for name in attacks.split(",")] if attacks is not None else None,
+        reference=reference or [],
+        retrained=retrained or [],
+        settings=parse_assignments(assignments or []),
+        seed=seed,
+        device=device.value,
+        data=data,
+        model=model,
+        allow_pickle=allow_pickle,
+    )
     if as_json:
         print_json(_as_json(report))
     else:
-        _show(report)
+        show_audit(report)
     if attacks is not None and report.skipped:
         raise typer.Exit(SOME_FAILED)
+
+
+def carried_out(run: Path, **call: Any) -> AuditReport:
+    """The audit of a run folder, with its progress shown."""
+    from stakes.audit import audit as attack
+    from stakes.console import live_progress
+
+    with live_progress() as progress:
+        return attack(run, progress=progress, **call)
 
 
 @commands.command(name="audit-references")
@@ -176,7 +181,8 @@ def _as_json(report: AuditReport) -> dict[str, Any]:
     }
 
 
-def _show(report: AuditReport) -> None:
+def show_audit(report: AuditReport) -> None:
+    """What each attack found, its limit and its cost, and where the page is."""
     for name, section in report.sections.items():
         passes = (
             f"{section.settings['images forward']:,} images forward, "

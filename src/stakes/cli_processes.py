@@ -41,6 +41,16 @@ def one_voice() -> Iterator[None]:
         yield
 
 
+def alone_for(option: str, instead: str) -> None:
+    """Refuse an option that many processes would carry out many times over.
+
+    Raises:
+        ConfigError: a launcher started several.
+    """
+    if (count := launched()) > 1:
+        raise ConfigError(option, expected="one process", got=f"{count} from the launcher", fix=instead)
+
+
 def speaks() -> bool:
     """Whether this process is the one that prints, or the only one."""
     return rank() == 0

@@ -40,7 +40,7 @@ def show(
     precision: HiddenPrecision = Precision.fp32,
 ) -> None:
     """Show the record of a run as a table, and what its analyses found; write or open its page."""
-    from stakes.console import print_record
+    from stakes.console import print_record, print_what_is_unknown
     from stakes.records import Record
     from stakes.report.arrangement import arranged
     from stakes.report.section import sections
@@ -50,7 +50,8 @@ def show(
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
-        print_record(record, run)
+        print_record(record)
+        print_what_is_unknown(record, run)
         for _, members in arranged(sections(run)):
             for section in members:
                 typer.echo(f"{section.title}: {section.sentence}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stakes.cli_audit import carried_out, show_audit
 from stakes.cli_inputs import choose_anchors, open_problem, preset_label
 from stakes.cli_options import (
     AnchorsOption,
@@ -33,7 +34,7 @@ from stakes.cli_options import (
     UnlabelledOption,
     print_json,
 )
-from stakes.cli_processes import speaks
+from stakes.cli_processes import alone_for, speaks
 from stakes.cli_tune import TuneOption, search_first, told_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ def unlearn(
         bool,
         typer.Option("--milestones", help="Keep the weights when 50, 80, 95 and 100 % are misclassified."),
     ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Then say how far the forgetting goes, as `stakes audit` does."),
+    ] = False,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for probes and predictions.")] = None,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
@@ -78,13 +83,16 @@ def unlearn(
     """Forget images: probes, unlearning, and a model measured as it was saved."""
     from stakes.api import unlearn as call
     from stakes.config import parse_assignments
-    from stakes.console import live_progress, print_record
+    from stakes.console import live_progress, print_record, print_what_is_unknown
     from stakes.methods import find_method
     from stakes.models.checkpoint import load_checkpoint
     from stakes.processes import current
+    from stakes.records import Record
     from stakes.report.page import write_page
     from stakes.tracking import tracking
 
+    if audit:
+        alone_for("--audit", "Leave it out, and run stakes audit afterwards, in one process.")
     given = parse_assignments(assignments or [])
     configured = find_method(method).configure(preset, given)
     classifier, split, source = open_problem(
@@ -101,6 +109,8 @@ def unlearn(
         settings["unlabelled_most"] = unlabelled_most
     if dry_run:
         _say_estimate(classifier, split, configured, settings, out, cache, as_json, tune or 0)
+        if audit and not as_json:
+            typer.echo("The audit comes on top.")
         return
     kept = load_checkpoint(reference, allow_pickle=allow_pickle) if reference is not None else None
     needed = "anchors" in configured.needs
@@ -151,12 +161,20 @@ def unlearn(
         )
         tracked.final(result.record)
     page = current().from_main(lambda: write_page(out))
-    if as_json:
-        print_json(result.record.model_dump(mode="json"))
-    else:
-        print_record(result.record, out)
+    record = result.record
+    if not as_json:
+        print_record(record)
         typer.echo(f"model: {out / 'model.safetensors'}\nreport: {page}")
-    if not result.record.forgotten:
+    if audit:
+        found = carried_out(out, seed=seed, device=device.value, allow_pickle=allow_pickle)
+        record = Record.load(out / "record.json")
+        if not as_json:
+            show_audit(found)
+    elif not as_json:
+        print_what_is_unknown(record, out)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    if not record.forgotten:
         raise typer.Exit(NOT_FORGOTTEN)
 
 

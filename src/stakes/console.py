@@ -147,8 +147,8 @@ def _size(count: int) -> str:
     return f"{count / 1000:,.1f} kB"
 
 
-def print_record(record: Record, folder: Path) -> None:
-    """The record of that run folder as tables, verdict first."""
+def print_record(record: Record) -> None:
+    """The record as tables, verdict first."""
     console = Console()
     console.print(record.verdict, style="bold green" if record.forgotten else "bold red")
     console.print(figures_table([("before", record.before), ("after", record.after)]))
@@ -170,14 +170,18 @@ def print_record(record: Record, folder: Path) -> None:
         console.print(f"note: {note}")
     if hint := keep_more(record):
         console.print(hint)
-    if record.forgotten and not audited(record.analyses):
-        console.print(
-            "Not audited: these very images are misclassified; whether altered copies of them are as well, and what "
-            "else is left of them, is unknown. It is measured by"
-        )
-        console.print(
-            f"  stakes audit {shlex.quote(str(folder))}", markup=False, highlight=False, soft_wrap=True
-        )
+
+
+def print_what_is_unknown(record: Record, folder: Path) -> None:
+    """Of a run that nobody audited: what its verdict leaves open, and the command that says more."""
+    if not record.forgotten or audited(record.analyses):
+        return
+    console = Console()
+    console.print(
+        "Not audited: these very images are misclassified; whether altered copies of them are as well, and what "
+        "else is left of them, is unknown. It is measured by"
+    )
+    console.print(f"  stakes audit {shlex.quote(str(folder))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def keep_more(record: Record) -> str:
