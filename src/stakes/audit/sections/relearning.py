@@ -170,7 +170,7 @@ def _steps(evidence: Evidence, course: _Course, percent: int) -> str:
     step = course.found.steps_to(percent, course.watched)
     if step is None:
         return f"more than {evidence.settings.relearning.max_steps} steps"
-    return "no step" if step == 0 else f"{step} steps ({step * course.found.batch} examples)"
+    return "no step" if step == 0 else f"{step} step{'s' * (step > 1)} ({step * course.found.batch} examples)"
 
 
 def _limit(evidence: Evidence, courses: list[_Course], retained: list[_Course]) -> str:
@@ -226,7 +226,7 @@ def _table(courses: list[_Course], retained: list[_Course]) -> Table:
         caption=(
             f"Steps until 50, 90 and 100 % are recognised ({courses[0].found.batch} images a step"
             + (f", {retained[0].found.batch} where retained ones are shown" if retained else "")
-            + "); empty where that was not reached"
+            + "); unknown: not reached within these steps"
         ),
         columns=(
             "fine-tuned, watched",
