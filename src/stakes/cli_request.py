@@ -269,9 +269,7 @@ def verify(
         "head": found.head,
     }
     total = sum(found.images.values())
-    line = (
-        f"{len(found.checked)} requests, {total} images: none is recognised by the model {found.model[:12]}…"
-    )
+    line = f"requests: {len(found.checked)}, images: {total}; none is recognised by the model {found.model[:12]}…"
     if not found.ok:
         line = "VERIFICATION FAILED"
         for problem in found.problems():

@@ -13,8 +13,11 @@ from ledgerkit import ROWS, Amnesiac, ask, carry_out, new_ledger, solve, source
 
 from stakes.errors import ConfigError
 from stakes.ledger import Ledger, LedgerError, audit_trail, export_request, verify_ledger
+from stakes.ledger.audited import findings
 from stakes.ledger.requester import hashed, key_check, read_key
 from stakes.ledger.store import link
+from stakes.records import Record
+from stakes.report.section import Section
 
 WHO, NOTE = "Ann@Example.org", "for Ann"
 
@@ -59,6 +62,42 @@ def test_the_trail_of_a_request(told: Ledger, tmp_path: Path) -> None:
         "does not show",
     ):
         assert part in page
+
+
+def test_what_an_audit_found_is_in_the_trail(told: Ledger, tmp_path: Path) -> None:
+    def audits() -> dict[int, list[dict[str, str]]]:
+        return {
+            run["run"]: run["audit"] for batch in audit_trail(told, 1)["batches"] for run in batch["runs"]
+        }
+
+    assert audits() == {1: [], 3: [], 4: []}
+    assert "Not audited" in export_request(told, 1, tmp_path / "before.json")[1].read_text()
+    finding = Section(
+        name="changes", title="Changes", sentence="Two of three.", limit="Not a search.", numbers={"x": 1}
+    )
+    finding.save(told.run(3))
+    finding.model_copy(update={"name": "radar"}).save(told.run(3))
+    assert audits() == {
+        1: [],
+        3: [{"attack": "changes", "finding": "Two of three.", "limit": "Not a search."}],
+        4: [],
+    }
+    page = export_request(told, 1, tmp_path / "after.json")[1].read_text()
+    assert "- run 3, changes: Two of three. *Limit: Not a search.*" in page
+    assert "Not audited" not in page
+    assert verify_ledger(told, data=source()).ok
+
+
+def test_an_audit_of_another_model_is_not_in_the_trail(told: Ledger) -> None:
+    Section(name="changes", title="Changes", sentence="All.", limit="None.", numbers={"x": 1}).save(
+        told.run(3)
+    )
+    record = told.run(3) / "record.json"
+    record.write_text(record.read_text().replace(Record.load(record).hashes.model_after, "0" * 64))
+    assert findings(told, 3, "0" * 64)
+    assert not [
+        run["audit"] for batch in audit_trail(told, 1)["batches"] for run in batch["runs"] if run["audit"]
+    ]
 
 
 def test_the_events_of_a_trail_can_be_recomputed(told: Ledger) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stakes.errors import ConfigError
 from stakes.files import digest, write_bytes, write_json
+from stakes.ledger.audited import findings
 from stakes.ledger.events import Asked, Body, Checked, Event, Finished, Settled, Started
 from stakes.ledger.folder import Ledger
 from stakes.ledger.view import Batch, View
@@ -46,7 +47,7 @@ def audit_trail(ledger: Ledger, number: int) -> dict[str, Any]:
         "named_by": asked.body.spec.partition(":")[0] or "images",
         "images": list(request.images),
         "done": request.done.at if request.done else None,
-        "batches": [_batch(batch, number) for batch in view.batches if _takes_part(batch, number)],
+        "batches": [_batch(ledger, batch, number) for batch in view.batches if _takes_part(batch, number)],
         "checks": [_check(event, number, len(request.images)) for event in request.checks],
         "original_model": view.created.body.model,
         "current_model": view.current,
@@ -103,6 +104,7 @@ def markdown(trail: dict[str, Any]) -> str:
             f"| | {_listed(batch['requests'])} | | | | | **{batch['outcome'] or 'at work'}** {batch['at'] or ''} |"
         ]
     lines += [
+        *_audits(trail),
         "",
         "## Checks",
         "",
@@ -140,6 +142,18 @@ def markdown(trail: dict[str, Any]) -> str:
     return "\n".join([*lines, trail["limit"], ""])
 
 
+def _audits(trail: dict[str, Any]) -> list[str]:
+    """What attacks on the model after each run found, of all images that the run was to forget."""
+    runs = [run for batch in trail["batches"] for run in batch["runs"]]
+    lines = [
+        f"- run {run['run']}, {found['attack']}: {found['finding']} *Limit: {found['limit']}*"
+        for run in runs
+        for found in run["audit"]
+    ]
+    none = "Not audited: how far the forgetting goes beyond exactly these images is unknown."
+    return ["", "## Audit", "", *(lines or [none])]
+
+
 def _run_line(run: dict[str, Any]) -> str:
     before, after = run["before"], run["after"]
     kind = f"repair {run['round']}" if run["round"] else "own"
@@ -163,14 +177,14 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _batch(batch: Batch, number: int) -> dict[str, Any]:
+def _batch(ledger: Ledger, batch: Batch, number: int) -> dict[str, Any]:
     return {
         "requests": list(batch.requests),
         "outcome": batch.outcome,
         "at": batch.settled.at if batch.settled else None,
         "came_back_and_repaired": list(batch.came_back) if batch.outcome == "done" else [],
         "runs": [
-            _run(attempt.started, attempt.finished)
+            _run(attempt.started, attempt.finished) | {"audit": _audit(ledger, attempt.finished)}
             for attempt in batch.attempts
             if number in {*attempt.started.body.forget, *batch.requests}
         ],
@@ -206,6 +220,10 @@ def _run(started: Event[Started], finished: Event[Finished] | None) -> dict[str,
         "stop_reason": ended.stop_reason if ended else None,
         "record": ended.record if ended else None,
     }
+
+
+def _audit(ledger: Ledger, finished: Event[Finished] | None) -> list[dict[str, str]]:
+    return findings(ledger, finished.body.run, finished.body.model) if finished else []
 
 
 def _check(event: Event[Checked], number: int, images: int) -> dict[str, Any]:
