@@ -76,7 +76,7 @@ def test_what_an_audit_found_is_in_the_trail(told: Ledger, tmp_path: Path) -> No
         name="changes", title="Changes", sentence="Two of three.", limit="Not a search.", numbers={"x": 1}
     )
     finding.save(told.run(3))
-    finding.model_copy(update={"name": "radar"}).save(told.run(3))
+    finding.model_copy(update={"name": "streisand"}).save(told.run(3))
     assert audits() == {
         1: [],
         3: [{"attack": "changes", "finding": "Two of three.", "limit": "Not a search."}],

@@ -49,6 +49,17 @@ def test_what_was_not_audited_is_said(say: Say, run: Path, tmp_path: Path) -> No
     assert f"stakes audit '{other}'" in out, "one line, to be copied"
 
 
+def test_an_analysis_is_no_audit(say: Say, tmp_path: Path, opened: list[str]) -> None:
+    run = a_run(tmp_path / "run", None, a_section("streisand"))
+    assert "Not audited" in say("show", "--open", run)[1]
+    assert opened
+    for name in ("report.html", "README.md"):
+        page = (run / name).read_text()
+        assert "Not audited" in page
+        assert "Title of streisand" in page
+    assert "What the audit found" not in (run / "report.html").read_text()
+
+
 def test_show_open(say: Say, run: Path, opened: list[str]) -> None:
     assert say("show", "--open", run)[0] == 0
     assert opened == [(run / "report.html").as_uri()]

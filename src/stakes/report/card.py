@@ -13,7 +13,7 @@ from typing import Any
 
 from stakes.files import write_bytes
 from stakes.records import Record
-from stakes.report.arrangement import audit_of
+from stakes.report.arrangement import audit_of, audited
 from stakes.report.figures import ACCURACIES, accuracy_row, price
 from stakes.report.formatting import flat, percent, shown
 from stakes.report.section import Section, sections
@@ -55,7 +55,8 @@ def model_card(folder: Path) -> str:
     """
     record = Record.load(folder / "record.json")
     config = _config(folder)
-    kept, withheld = _publishable(audit_of(sections(folder)), record)
+    found = sections(folder)
+    kept, withheld = _publishable(audit_of(found), record)
     body = (
         _environment()
         .get_template("card.md.j2")
@@ -67,6 +68,7 @@ def model_card(folder: Path) -> str:
             accuracies=[accuracy_row(name, record.before, record.after) for name in ACCURACIES],
             audit=kept,
             withheld=withheld,
+            audited=audited(section.name for section in found),
             own_class=not config.get("architecture"),
             size=", ".join(str(side) for side in config.get("input_size", ("C", "H", "W"))),
             facts=_facts(record, config),

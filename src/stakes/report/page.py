@@ -11,7 +11,7 @@ from typing import Any
 
 from stakes.files import write_bytes
 from stakes.records import Record
-from stakes.report.arrangement import arranged, audit_of
+from stakes.report.arrangement import arranged, audit_of, audited
 from stakes.report.card import write_card
 from stakes.report.curves import Curve, Row, accuracy_points, accuracy_svg, loss_curves, loss_svg
 from stakes.report.figures import ACCURACIES, accuracy_row, price
@@ -72,6 +72,7 @@ def render_page(folder: Path, *, embed_images: bool = False) -> str:
         made=moment(record.created),
         price=price(record.before, record.after, record.unlabelled),
         audit=audit_of(found),
+        audited=audited(section.name for section in found),
         to_audit=f"stakes audit {shlex.quote(str(folder))}",
         asked=_asked(record),
         done=_done(record),

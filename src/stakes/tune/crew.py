@@ -72,10 +72,10 @@ def _pool(order: Order, jobs: int, threads: int) -> Iterator[ProcessPoolExecutor
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.kill()
-            child.join()
+        # The pool's own thread joins them. Joined from here as well, the slower of two may take a dead one for alive.
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
