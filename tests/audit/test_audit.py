@@ -22,6 +22,7 @@ from stakes.models.checkpoint import load_checkpoint
 from stakes.models.recipe import recipe
 from stakes.opened import open_run
 from stakes.records import Record
+from stakes.report.arrangement import is_attack
 from stakes.report.section import sections
 from stakes.training import train_checkpoint
 
@@ -69,6 +70,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digest_of(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((run / "analyses").iterdir())}
+
+
+def test_pages_know_every_attack():
+    assert all(map(is_attack, ATTACKS))
+    assert not is_attack("streisand")
 
 
 def test_everything_in_one_go(home: Path) -> None:

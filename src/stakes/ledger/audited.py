@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stakes.ledger.folder import Ledger
 from stakes.records import Record
-from stakes.report.arrangement import audit_of, audited
+from stakes.report.arrangement import audit_of, is_attack
 from stakes.report.section import sections
 
 
@@ -24,5 +24,5 @@ def findings(ledger: Ledger, run: int, model: str | None) -> list[dict[str, str]
     return [
         {"attack": section.name, "finding": section.sentence, "limit": section.limit}
         for section in audit_of(sections(folder))
-        if audited([section.name])
+        if is_attack(section.name)
     ]
