@@ -152,6 +152,28 @@ def test_soft_retention(make_job):
     assert first_row(method, job)["loss_ret"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_retention_of_logits(make_job):
+    method, job = make_job(projector_init="random", retention="logits")
+    row, wanted = first_row(method, job), Reference(job, random_projector(job))
+    change = wanted.kept - wanted.before
+    assert row["loss_ret"] == pytest.approx(change.var(axis=1).mean(), rel=1e-3)
+    method, job = make_job(retention="logits", importance_after=1)
+    assert first_row(method, job)["loss_ret"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_retention_of_logits_sees_a_sure_answer_grow_less_sure():
+    before = torch.tensor([[20.0, 0.0, 0.0]])
+    kept = structguard._Kept(torch.zeros(1, 1, 2, 2), before.argmax(dim=1), {"logits": before})
+
+    def loss(kind: str, logits: list[float]) -> float:
+        settings = StructGuard.configure("paper", {"retention": kind}).settings
+        return float(structguard._retention(torch.tensor([logits]), kept, settings))
+
+    assert loss("soft", [14.0, 0.0, 0.0]) < 1e-5
+    assert loss("logits", [14.0, 0.0, 0.0]) == pytest.approx(8.0)  # (4² + 2² + 2²) / 3
+    assert loss("logits", [25.0, 5.0, 5.0]) == pytest.approx(0.0, abs=1e-9), "the same answer"
+
+
 def test_the_identity_projector_starts_on_the_original_structure(make_job):
     method, job = make_job(importance_after=1)
     row, wanted = first_row(method, job), Reference(job, None)

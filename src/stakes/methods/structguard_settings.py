@@ -45,9 +45,10 @@ class StructGuardSettings(MethodSettings):
         description="after the schedule: what the weight of a forget image's hinge grows by when a step still finds it "
         "above 0",
     )
-    retention: Literal["hard", "soft"] = Field(
+    retention: Literal["hard", "soft", "logits"] = Field(
         "hard",
-        description="hard: CE to the target labels; soft: KL from the original model's answers on the probes",
+        description="hard: CE to the target labels; soft: KL from the original model's answers on the probes; logits: "
+        "squared differences from its logits, each less their mean, which a probability near 1 does not hide",
     )
     del_weight: float = Field(1.0, gt=0, description="of the deletion loss")
     ret_weight: float = Field(1.0, ge=0, description="of the retention loss")
@@ -68,7 +69,7 @@ class StructGuardSettings(MethodSettings):
     probe_mixing: bool = Field(
         False,
         description="probes are moved, mirrored and cut into each other anew at each step, and the original model "
-        "answers on what comes out; goes with soft retention",
+        "answers on what comes out; goes with soft retention and that of logits",
     )
     variants: int = Field(
         0, ge=0, description="everyday copies of each forget image that are to be forgotten in a step as well"
