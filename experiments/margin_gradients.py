@@ -19,24 +19,23 @@ import torch
 from torch import Tensor
 
 import stakes
-from stakes.config import InversionSettings
 from stakes.data.forget import split_forget
 from stakes.files import write_json
 from stakes.inversion import invert, mixed_starts
+from stakes.methods import StructGuard
 from stakes.methods.curvature import InputCurvature, preconditioned
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.runtime import generator
 
 EACH = 6  # images of a kind and class
-DAMPING = 0.1  # of `default`
 
 Gradients = list[tuple[Tensor, Tensor]]  # g and P g of each image
 
 
 class Margins:
-    """Gradients of margins at a model, plain or through a preconditioner."""
+    """Gradients of margins at a model, as they are and preconditioned."""
 
-    def __init__(self, classifier: stakes.Classifier, curvature: InputCurvature | None) -> None:
+    def __init__(self, classifier: stakes.Classifier, curvature: InputCurvature) -> None:
         self.classifier, self.curvature = classifier.requires_grad_(False), curvature
         self.weights = preconditioned(classifier)
         for weight in self.weights:
@@ -53,8 +52,7 @@ class Margins:
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient.clone()
         plain = self._flat()
-        if self.curvature is not None:
-            self.curvature.apply(self.classifier)
+        self.curvature.apply(self.classifier)
         return plain, self._flat()
 
     def _flat(self) -> Tensor:
@@ -73,14 +71,18 @@ def mean_cosine(these: Gradients, those: Gradients) -> float:
     return sum(pairs) / len(pairs)
 
 
-def class_row(margins: Margins, kinds: dict[str, Tensor], label: int) -> dict[str, float]:
-    """The cosines of one class."""
-    found = {kind: margins.of(pixels, label) for kind, pixels in kinds.items()}
+def cosines(found: dict[str, Gradients]) -> dict[str, float]:
+    """Those of the images to forget with each kind, of one class."""
     forget = found["forget"]
     own = [cosine(a, b) for a, b in zip(forget, found["copy"], strict=True)]
-    others = [kind for kind in kinds if kind != "copy"]
+    others = [kind for kind in found if kind != "copy"]
     rows = {f"forget, {kind}": mean_cosine(forget, found[kind]) for kind in others}
     return {"forget, its own copy": sum(own) / len(own)} | rows
+
+
+def unconditioned(found: dict[str, Gradients]) -> dict[str, Gradients]:
+    """The same with g in the place of P g."""
+    return {kind: [(g, g) for g, _ in gradients] for kind, gradients in found.items()}
 
 
 def measured(model: str, data: str, request: str, seed: int) -> dict[str, Any]:
@@ -93,33 +95,43 @@ def measured(model: str, data: str, request: str, seed: int) -> dict[str, Any]:
         raise SystemExit(f"{data}: nothing is retained, so there is nothing to compare with")
     draws = generator("margin gradients", seed)
     forget = split.forget.batch(torch.arange(len(split.forget)))
-    settings = InversionSettings()
-    targets = torch.arange(settings.batch) % len(names)
-    probes = invert(classifier, mixed_starts(forget, settings.batch, draws), targets, settings, draws)
+    settings = StructGuard.configure("default").settings
+    wanted = settings.probes.inversion
+    targets = torch.arange(wanted.batch) % len(names)
+    probes = invert(classifier, mixed_starts(forget, wanted.batch, draws), targets, wanted, draws)
     curvature = InputCurvature(
-        classifier, [cut_and_mix(probes, draws)], damping=DAMPING, draws=draws, extent="kronecker"
+        classifier,
+        [cut_and_mix(probes, draws)],
+        damping=settings.damping,
+        draws=draws,
+        extent=settings.precondition,
     )
+    margins = Margins(classifier, curvature)
 
     def of_class(labels: Tensor, label: int) -> Tensor:
         return (labels == label).nonzero().flatten()[:EACH]
 
-    result: dict[str, Any] = {"request": request, "seed": seed, "images_of_a_kind_and_class": EACH}
-    for name, metric in (("plain", None), ("preconditioned", curvature)):
-        margins, rows = Margins(classifier, metric), []
-        for label in range(len(names)):
-            rows_of = of_class(split.forget.labels, label)
-            if len(rows_of) < 2:
-                continue
-            kinds = {
-                "forget": forget[rows_of],
-                "copy": everyday(forget[rows_of], generator("copies", seed, label)),
-                "retained": split.retain.batch(of_class(split.retain.labels, label)),
-                "inverted": probes[of_class(targets, label)],
-            }
-            rows.append(class_row(margins, kinds, label))
-        result["classes"] = len(rows)
-        result[name] = {kind: round(sum(row[kind] for row in rows) / len(rows), 4) for kind in rows[0]}
-    return result
+    rows: dict[str, list[dict[str, float]]] = {"plain": [], "preconditioned": []}
+    for label in range(len(names)):
+        chosen = of_class(split.forget.labels, label)
+        if len(chosen) < 2:
+            continue
+        kinds = {
+            "forget": forget[chosen],
+            "copy": everyday(forget[chosen], generator("copies", seed, label)),
+            "retained": split.retain.batch(of_class(split.retain.labels, label)),
+            "inverted": probes[of_class(targets, label)],
+        }
+        found = {kind: margins.of(pixels, label) for kind, pixels in kinds.items()}
+        rows["plain"].append(cosines(unconditioned(found)))
+        rows["preconditioned"].append(cosines(found))
+    asked = {"request": request, "seed": seed, "images_of_a_kind_and_class": EACH}
+    return asked | {"classes": len(rows["plain"])} | {name: mean_row(of) for name, of in rows.items()}
+
+
+def mean_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over classes."""
+    return {kind: round(sum(row[kind] for row in rows) / len(rows), 4) for kind in rows[0]}
 
 
 def main(words: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from stakes.methods.curvature import InputCurvature
 from stakes.models import Classifier, build_network, save_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "margin_gradients.py"
@@ -28,7 +29,9 @@ def test_of_a_linear_model_it_is_the_cosine_of_the_images(script: Any) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
     model = Classifier.from_network(network, class_names=NAMES, input_size=(3, 2, 2)).eval()
     images = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    one, other = script.Margins(model, None).of(images, 0)
+    curvature = InputCurvature(model, [images], damping=0.1, draws=torch.Generator())
+    found = script.Margins(model, curvature).of(images, 0)
+    one, other = script.unconditioned({"forget": found})["forget"]
     wanted = torch.cosine_similarity(images[0].flatten(), images[1].flatten(), dim=0)
     assert script.cosine(one, other) == pytest.approx(float(wanted), abs=1e-6)
     assert script.cosine(one, one) == pytest.approx(1.0, abs=1e-6)
