@@ -1,0 +1,229 @@
+"""How much of forgetting reaches other images of a class, by what is held in place meanwhile: a linear forecast.
+
+    python experiments/held_gradients.py --model CKPT --data SRC --out JSON [--forget random:256] [--seed 100] \\
+        [--classes cat dog]
+
+For each class, the smallest step (in the metric of `default`'s preconditioner) that lowers the class's logit, less the
+mean of the logits, by 1 on the images to forget and one everyday copy of each, while it stays on what is held: with
+the kernel k(x, x') = g(x) P g(x')ᵀ, ridge regression. Told is by how much the step lowers it on fresh copies and on
+retained images that nothing was told of. Held are, each time, as many images of the class and of the others together:
+inverted probes as `default` makes them; *moved* ones, images to forget of other classes, mirrored and moved to the
+class by small steps; retained images, which no method has. Retained images serve the diagnosis alone.
+
+A forecast at the model before: it leaves out that gradients change on the way. Inner products are estimated from a
+fixed sample of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import stakes
+from stakes.data.forget import ForgetSplit, split_forget
+from stakes.files import write_json
+from stakes.inversion import invert, mixed_starts
+from stakes.methods import StructGuard
+from stakes.methods.curvature import InputCurvature, preconditioned
+from stakes.methods.variants import cut_and_mix, everyday
+from stakes.runtime import generator
+
+WEIGHTS = 600_000  # of the network, drawn once, that inner products are estimated from
+RETAINED = 8  # images of the class to look at, none of them held
+OWN, OTHERS = 24, 48  # held images of the class and of the other classes
+SMALL = {"lr": 0.01, "statistics_weight": 0.0}  # of the inversion that moves images
+HOLD = 30.0  # weight of what is held
+NOISE = 0.02  # ridge on what is to be lowered; both in units of the mean k(x, x)
+
+Pulls = tuple[Tensor, Tensor]  # g and P g of each image at the sampled weights, (n, sampled) each
+
+
+class Kernel:
+    """k(x, x') = g(x) P g(x')ᵀ, g the gradient of a class's logit, less the mean of the logits."""
+
+    def __init__(
+        self, classifier: stakes.Classifier, curvature: InputCurvature, weights: int = WEIGHTS
+    ) -> None:
+        self.classifier, self.curvature = classifier.requires_grad_(False), curvature
+        self.weights = preconditioned(classifier)
+        for weight in self.weights:
+            weight.requires_grad_(True)
+        total = sum(weight.numel() for weight in self.weights)
+        drawn = torch.randperm(total, generator=generator("sampled weights"))[:weights]
+        self.sampled, self.share = drawn.sort().values, min(1.0, weights / total)
+
+    def pulls(self, pixels: Tensor, label: int) -> Pulls:
+        """Of each image (n, C, H, W)."""
+        plain, spared = zip(*(self._one(image, label) for image in pixels), strict=True)
+        return torch.stack(plain), torch.stack(spared)
+
+    def between(self, *kinds: Pulls) -> Tensor:
+        """All pairs of all images, (n, n), float64."""
+        plain, spared = (torch.cat([kind[part] for kind in kinds]) for part in (0, 1))
+        found = (plain @ spared.T).double() / self.share
+        return (found + found.T) / 2
+
+    def _one(self, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        logits = self.classifier(image[None])[0]
+        gradients = torch.autograd.grad(logits[label] - logits.mean(), self.weights)
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        plain = self._flat()
+        self.curvature.apply(self.classifier)
+        return plain, self._flat()
+
+    def _flat(self) -> Tensor:
+        grown = [weight.grad.flatten() for weight in self.weights if weight.grad is not None]
+        return torch.cat(grown)[self.sampled]
+
+
+def lowered(kernel: Tensor, forget: int, held: int) -> Tensor:
+    """By how much each image is lowered where the first ones are by 1 and the last ones, ``held`` of them, stay.
+
+    Args:
+        kernel: (n, n).
+    """
+    each = float(kernel.diagonal().mean())
+    if held:
+        last = slice(len(kernel) - held, None)
+        inner = kernel[last, last] + torch.eye(held).to(kernel) * each / HOLD
+        kernel = kernel - kernel[:, last] @ torch.linalg.solve(inner, kernel[last, :])
+    first = kernel[:forget, :forget] + NOISE * each * torch.eye(forget).to(kernel)
+    by: Tensor = kernel[:, :forget] @ torch.linalg.solve(first, torch.ones(forget).to(kernel))
+    return by
+
+
+def moved(
+    classifier: stakes.Classifier, forget: Tensor, labels: Tensor, targets: Tensor, draws: torch.Generator
+) -> Tensor:
+    """Images to forget of other classes than their targets, mirrored and moved there by small steps."""
+    rows = []
+    for target in targets.tolist():
+        other = (labels != target).nonzero().flatten()
+        rows.append(int(other[torch.randint(len(other), (1,), generator=draws)]))
+    settings = StructGuard.configure("default").settings.probes.inversion.with_overrides(SMALL)
+    return invert(classifier, forget[rows].flip(-1), targets, settings, draws)
+
+
+def measured(
+    model: str, data: str, request: str, seed: int, chosen: list[str] | None, weights: int = WEIGHTS
+) -> dict[str, Any]:
+    """What is lowered with each kind held, for each class and on average."""
+    classifier = stakes.load_checkpoint(model).eval()
+    size, names = classifier.input_size, classifier.class_names
+    source = stakes.open_source(data, size=size, class_names=names)
+    split = split_forget(request, source, class_names=names, size=size, seed=seed)
+    if split.retain is None:
+        raise SystemExit(f"{data}: nothing is retained, so there is nothing to compare with")
+    if unknown := sorted(set(chosen or ()) - set(names)):
+        raise SystemExit(f"no classes of this model: {unknown}. It has {list(names)}")
+    draws = generator("held gradients", seed)
+    forget = split.forget.batch(torch.arange(len(split.forget)))
+    settings = StructGuard.configure("default").settings
+    targets = torch.arange(settings.probes.inversion.batch) % len(names)
+    probes = [
+        invert(
+            classifier, mixed_starts(forget, len(targets), draws), targets, settings.probes.inversion, draws
+        )
+        for _ in range(settings.probes.inversion.batches)
+    ]
+    curvature = InputCurvature(
+        classifier,
+        [cut_and_mix(batch, draws) for batch in probes],
+        damping=settings.damping,
+        draws=draws,
+        extent=settings.precondition,
+    )
+    kernel = Kernel(classifier, curvature, weights)
+    inverted = torch.cat(probes), targets.repeat(len(probes))
+    rows = {}
+    for label, name in enumerate(names):
+        if (chosen is None or name in chosen) and int((split.forget.labels == label).sum()) > 1:
+            held = dict(_held(classifier, split, forget, inverted, label, draws))
+            rows[name] = _of_class(kernel, split, forget, held, label, draws)
+            print(name, rows[name], flush=True)
+    kinds = next(iter(rows.values()))
+    mean = {
+        kind: {seen: sum(row[kind][seen] for row in rows.values()) / len(rows) for seen in kinds[kind]}
+        for kind in kinds
+    }
+    found = rows | {"mean": mean}
+    asked = {"request": request, "seed": seed, "held_of_the_class": OWN, "held_of_others": OTHERS}
+    return asked | {"lowered": {name: _rounded(row) for name, row in found.items()}}
+
+
+def _held(
+    classifier: stakes.Classifier,
+    split: ForgetSplit,
+    forget: Tensor,
+    inverted: tuple[Tensor, Tensor],
+    label: int,
+    draws: torch.Generator,
+) -> Iterator[tuple[str, Tensor]]:
+    """Each kind of images to hold: of the class, then of the others."""
+
+    def of(labels: Tensor, skip: int = 0) -> Tensor:
+        own, others = (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
+        return torch.cat([own[skip : skip + OWN], others[:OTHERS]])
+
+    pixels, targets = inverted
+    rows = of(targets)
+    yield "inverted", pixels[rows]
+    yield "moved", moved(classifier, forget, split.forget.labels, targets[rows], draws)
+    if split.retain is not None:
+        yield "retained", split.retain.batch(of(split.retain.labels, skip=RETAINED))
+
+
+def _of_class(
+    kernel: Kernel,
+    split: ForgetSplit,
+    forget: Tensor,
+    held: dict[str, Tensor],
+    label: int,
+    draws: torch.Generator,
+) -> dict[str, dict[str, float]]:
+    own = forget[split.forget.labels == label]
+    retained = (split.retain.labels == label).nonzero().flatten()[:RETAINED]  # type: ignore[union-attr]
+    asked = torch.cat([own, everyday(own, draws)])
+    seen = [
+        kernel.pulls(asked, label),
+        kernel.pulls(everyday(own, draws), label),
+        kernel.pulls(split.retain.batch(retained), label),  # type: ignore[union-attr]
+    ]
+    copies = slice(len(asked), len(asked) + len(own))
+    others = slice(copies.stop, copies.stop + len(retained))
+
+    def told(by: Tensor) -> dict[str, float]:
+        return {"copies": float(by[copies].mean()), "retained": float(by[others].mean())}
+
+    rows = {"nothing": told(lowered(kernel.between(*seen), len(asked), 0))}
+    for kind, pixels in held.items():
+        pairs = kernel.between(*seen, kernel.pulls(pixels, label))
+        rows[kind] = told(lowered(pairs, len(asked), len(pixels)))
+    return rows
+
+
+def _rounded(row: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {kind: {seen: round(value, 3) for seen, value in found.items()} for kind, found in row.items()}
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--model", "--data", "--out"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--forget", default="random:256")
+    parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--classes", nargs="+", help="names of classes to look at; left out, all")
+    parser.add_argument("--weights", type=int, default=WEIGHTS, help="of the network, for inner products")
+    given = parser.parse_args(words)
+    found = measured(given.model, given.data, given.forget, given.seed, given.classes, given.weights)
+    write_json(Path(given.out), found)
+
+
+if __name__ == "__main__":
+    main()
