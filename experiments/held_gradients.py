@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from margin_gradients import Spared, inverted, opened
 from torch import Tensor
 
 import stakes
-from stakes.data.forget import ForgetSplit, split_forget
+from stakes.data.images import ImageSet
 from stakes.files import write_json
-from stakes.inversion import invert, mixed_starts
+from stakes.inversion import invert
 from stakes.methods import StructGuard
-from stakes.methods.curvature import InputCurvature, preconditioned
-from stakes.methods.variants import cut_and_mix, everyday
+from stakes.methods.curvature import InputCurvature
+from stakes.methods.variants import everyday
 from stakes.runtime import generator
 
 WEIGHTS = 600_000  # of the network, drawn once, that inner products are estimated from
@@ -49,17 +50,17 @@ class Kernel:
     def __init__(
         self, classifier: stakes.Classifier, curvature: InputCurvature, weights: int = WEIGHTS
     ) -> None:
-        self.classifier, self.curvature = classifier.requires_grad_(False), curvature
-        self.weights = preconditioned(classifier)
-        for weight in self.weights:
-            weight.requires_grad_(True)
-        total = sum(weight.numel() for weight in self.weights)
+        self.spared = Spared(
+            classifier, curvature, number=lambda logits, label: logits[label] - logits.mean()
+        )
+        total = sum(weight.numel() for weight in self.spared.weights)
         drawn = torch.randperm(total, generator=generator("sampled weights"))[:weights]
         self.sampled, self.share = drawn.sort().values, min(1.0, weights / total)
 
     def pulls(self, pixels: Tensor, label: int) -> Pulls:
         """Of each image (n, C, H, W)."""
-        plain, spared = zip(*(self._one(image, label) for image in pixels), strict=True)
+        found = [(g[self.sampled], pg[self.sampled]) for g, pg in self.spared.of(pixels, label)]
+        plain, spared = zip(*found, strict=True)
         return torch.stack(plain), torch.stack(spared)
 
     def between(self, *kinds: Pulls) -> Tensor:
@@ -67,19 +68,6 @@ class Kernel:
         plain, spared = (torch.cat([kind[part] for kind in kinds]) for part in (0, 1))
         found = (plain @ spared.T).double() / self.share
         return (found + found.T) / 2
-
-    def _one(self, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
-        logits = self.classifier(image[None])[0]
-        gradients = torch.autograd.grad(logits[label] - logits.mean(), self.weights)
-        for weight, gradient in zip(self.weights, gradients, strict=True):
-            weight.grad = gradient.clone()
-        plain = self._flat()
-        self.curvature.apply(self.classifier)
-        return plain, self._flat()
-
-    def _flat(self) -> Tensor:
-        grown = [weight.grad.flatten() for weight in self.weights if weight.grad is not None]
-        return torch.cat(grown)[self.sampled]
 
 
 def lowered(kernel: Tensor, forget: int, held: int) -> Tensor:
@@ -114,38 +102,21 @@ def measured(
     model: str, data: str, request: str, seed: int, chosen: list[str] | None, weights: int = WEIGHTS
 ) -> dict[str, Any]:
     """What is lowered with each kind held, for each class and on average."""
-    classifier = stakes.load_checkpoint(model).eval()
-    size, names = classifier.input_size, classifier.class_names
-    source = stakes.open_source(data, size=size, class_names=names)
-    split = split_forget(request, source, class_names=names, size=size, seed=seed)
-    if split.retain is None:
-        raise SystemExit(f"{data}: nothing is retained, so there is nothing to compare with")
+    classifier, to_forget, retain = opened(model, data, request, seed)
+    names = classifier.class_names
     if unknown := sorted(set(chosen or ()) - set(names)):
         raise SystemExit(f"no classes of this model: {unknown}. It has {list(names)}")
     draws = generator("held gradients", seed)
-    forget = split.forget.batch(torch.arange(len(split.forget)))
-    settings = StructGuard.configure("default").settings
-    targets = torch.arange(settings.probes.inversion.batch) % len(names)
-    probes = [
-        invert(
-            classifier, mixed_starts(forget, len(targets), draws), targets, settings.probes.inversion, draws
-        )
-        for _ in range(settings.probes.inversion.batches)
-    ]
-    curvature = InputCurvature(
-        classifier,
-        [cut_and_mix(batch, draws) for batch in probes],
-        damping=settings.damping,
-        draws=draws,
-        extent=settings.precondition,
-    )
+    forget = to_forget.batch(torch.arange(len(to_forget)))
+    batches = StructGuard.configure("default").settings.probes.inversion.batches
+    probes, targets, curvature = inverted(classifier, forget, batches, draws)
     kernel = Kernel(classifier, curvature, weights)
-    inverted = torch.cat(probes), targets.repeat(len(probes))
+    made = torch.cat(probes), targets.repeat(len(probes))
     rows = {}
     for label, name in enumerate(names):
-        if (chosen is None or name in chosen) and int((split.forget.labels == label).sum()) > 1:
-            held = dict(_held(classifier, split, forget, inverted, label, draws))
-            rows[name] = _of_class(kernel, split, forget, held, label, draws)
+        if (chosen is None or name in chosen) and int((to_forget.labels == label).sum()) > 1:
+            held = dict(_held(classifier, forget, to_forget.labels, retain, made, label, draws))
+            rows[name] = _of_class(kernel, forget[to_forget.labels == label], retain, held, label, draws)
             print(name, rows[name], flush=True)
     kinds = next(iter(rows.values()))
     mean = {
@@ -159,9 +130,10 @@ def measured(
 
 def _held(
     classifier: stakes.Classifier,
-    split: ForgetSplit,
     forget: Tensor,
-    inverted: tuple[Tensor, Tensor],
+    labels: Tensor,
+    retain: ImageSet,
+    made: tuple[Tensor, Tensor],
     label: int,
     draws: torch.Generator,
 ) -> Iterator[tuple[str, Tensor]]:
@@ -171,29 +143,27 @@ def _held(
         own, others = (labels == label).nonzero().flatten(), (labels != label).nonzero().flatten()
         return torch.cat([own[skip : skip + OWN], others[:OTHERS]])
 
-    pixels, targets = inverted
+    pixels, targets = made
     rows = of(targets)
     yield "inverted", pixels[rows]
-    yield "moved", moved(classifier, forget, split.forget.labels, targets[rows], draws)
-    if split.retain is not None:
-        yield "retained", split.retain.batch(of(split.retain.labels, skip=RETAINED))
+    yield "moved", moved(classifier, forget, labels, targets[rows], draws)
+    yield "retained", retain.batch(of(retain.labels, skip=RETAINED))
 
 
 def _of_class(
     kernel: Kernel,
-    split: ForgetSplit,
-    forget: Tensor,
+    own: Tensor,
+    retain: ImageSet,
     held: dict[str, Tensor],
     label: int,
     draws: torch.Generator,
 ) -> dict[str, dict[str, float]]:
-    own = forget[split.forget.labels == label]
-    retained = (split.retain.labels == label).nonzero().flatten()[:RETAINED]  # type: ignore[union-attr]
+    retained = (retain.labels == label).nonzero().flatten()[:RETAINED]
     asked = torch.cat([own, everyday(own, draws)])
     seen = [
         kernel.pulls(asked, label),
         kernel.pulls(everyday(own, draws), label),
-        kernel.pulls(split.retain.batch(retained), label),  # type: ignore[union-attr]
+        kernel.pulls(retain.batch(retained), label),
     ]
     copies = slice(len(asked), len(asked) + len(own))
     others = slice(copies.stop, copies.stop + len(retained))

@@ -11,6 +11,7 @@ images to forget, everyday copies of them, retained images, inverted probes. Ret
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 import stakes
 from stakes.data.forget import split_forget
+from stakes.data.images import ImageSet
 from stakes.files import write_json
 from stakes.inversion import invert, mixed_starts
 from stakes.methods import StructGuard
@@ -32,31 +34,40 @@ EACH = 6  # images of a kind and class
 Gradients = list[tuple[Tensor, Tensor]]  # g and P g of each image
 
 
-class Margins:
-    """Gradients of margins at a model, as they are and preconditioned."""
+class Spared:
+    """Gradients of a number of each image at a model, as they are and preconditioned."""
 
-    def __init__(self, classifier: stakes.Classifier, curvature: InputCurvature) -> None:
+    def __init__(
+        self,
+        classifier: stakes.Classifier,
+        curvature: InputCurvature,
+        number: Callable[[Tensor, int], Tensor],
+    ) -> None:
+        """``number`` is made of an image's logits (classes,) and a label."""
         self.classifier, self.curvature = classifier.requires_grad_(False), curvature
-        self.weights = preconditioned(classifier)
+        self.number, self.weights = number, preconditioned(classifier)
         for weight in self.weights:
             weight.requires_grad_(True)
 
-    def of(self, pixels: Tensor, label: int) -> Gradients:
+    def of(self, pixels: Tensor, label: int) -> Iterator[tuple[Tensor, Tensor]]:
         """g and P g of each image (n, C, H, W) that is to have this label."""
-        return [self._one(image, label) for image in pixels]
-
-    def _one(self, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
-        logits = self.classifier(image[None])[0]
-        others = torch.cat([logits[:label], logits[label + 1 :]])
-        gradients = torch.autograd.grad(logits[label] - others.max(), self.weights)
-        for weight, gradient in zip(self.weights, gradients, strict=True):
-            weight.grad = gradient.clone()
-        plain = self._flat()
-        self.curvature.apply(self.classifier)
-        return plain, self._flat()
+        for image in pixels:
+            number = self.number(self.classifier(image[None])[0], label)
+            gradients = torch.autograd.grad(number, self.weights)
+            for weight, gradient in zip(self.weights, gradients, strict=True):
+                weight.grad = gradient.clone()
+            plain = self._flat()
+            self.curvature.apply(self.classifier)
+            yield plain, self._flat()
 
     def _flat(self) -> Tensor:
         return torch.cat([weight.grad.flatten() for weight in self.weights if weight.grad is not None])
+
+
+def margin(logits: Tensor, label: int) -> Tensor:
+    """The logit of the label less the largest of the others."""
+    others = torch.cat([logits[:label], logits[label + 1 :]])
+    return logits[label] - others.max()
 
 
 def cosine(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
@@ -85,44 +96,61 @@ def unconditioned(found: dict[str, Gradients]) -> dict[str, Gradients]:
     return {kind: [(g, g) for g, _ in gradients] for kind, gradients in found.items()}
 
 
-def measured(model: str, data: str, request: str, seed: int) -> dict[str, Any]:
-    """The mean over classes, plain and preconditioned."""
+def opened(model: str, data: str, request: str, seed: int) -> tuple[stakes.Classifier, ImageSet, ImageSet]:
+    """The model, the images to forget and the retained ones."""
     classifier = stakes.load_checkpoint(model).eval()
     size, names = classifier.input_size, classifier.class_names
     source = stakes.open_source(data, size=size, class_names=names)
     split = split_forget(request, source, class_names=names, size=size, seed=seed)
     if split.retain is None:
         raise SystemExit(f"{data}: nothing is retained, so there is nothing to compare with")
-    draws = generator("margin gradients", seed)
-    forget = split.forget.batch(torch.arange(len(split.forget)))
+    return classifier, split.forget, split.retain
+
+
+def inverted(
+    classifier: stakes.Classifier, forget: Tensor, batches: int, draws: torch.Generator
+) -> tuple[list[Tensor], Tensor, InputCurvature]:
+    """Batches of probes as ``default`` makes them, the classes of each, and the preconditioner that they give."""
     settings = StructGuard.configure("default").settings
     wanted = settings.probes.inversion
-    targets = torch.arange(wanted.batch) % len(names)
-    probes = invert(classifier, mixed_starts(forget, wanted.batch, draws), targets, wanted, draws)
+    targets = torch.arange(wanted.batch) % classifier.num_classes
+    probes = [
+        invert(classifier, mixed_starts(forget, wanted.batch, draws), targets, wanted, draws)
+        for _ in range(batches)
+    ]
     curvature = InputCurvature(
         classifier,
-        [cut_and_mix(probes, draws)],
+        [cut_and_mix(batch, draws) for batch in probes],
         damping=settings.damping,
         draws=draws,
         extent=settings.precondition,
     )
-    margins = Margins(classifier, curvature)
+    return probes, targets, curvature
+
+
+def measured(model: str, data: str, request: str, seed: int) -> dict[str, Any]:
+    """The mean over classes, plain and preconditioned."""
+    classifier, to_forget, retain = opened(model, data, request, seed)
+    draws = generator("margin gradients", seed)
+    forget = to_forget.batch(torch.arange(len(to_forget)))
+    (probes,), targets, curvature = inverted(classifier, forget, 1, draws)
+    margins = Spared(classifier, curvature, margin)
 
     def of_class(labels: Tensor, label: int) -> Tensor:
         return (labels == label).nonzero().flatten()[:EACH]
 
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "preconditioned": []}
-    for label in range(len(names)):
-        chosen = of_class(split.forget.labels, label)
+    for label in range(classifier.num_classes):
+        chosen = of_class(to_forget.labels, label)
         if len(chosen) < 2:
             continue
         kinds = {
             "forget": forget[chosen],
             "copy": everyday(forget[chosen], generator("copies", seed, label)),
-            "retained": split.retain.batch(of_class(split.retain.labels, label)),
+            "retained": retain.batch(of_class(retain.labels, label)),
             "inverted": probes[of_class(targets, label)],
         }
-        found = {kind: margins.of(pixels, label) for kind, pixels in kinds.items()}
+        found = {kind: list(margins.of(pixels, label)) for kind, pixels in kinds.items()}
         rows["plain"].append(cosines(unconditioned(found)))
         rows["preconditioned"].append(cosines(found))
     asked = {"request": request, "seed": seed, "images_of_a_kind_and_class": EACH}

@@ -21,7 +21,8 @@ NAMES = ("cat", "dog")
 
 
 @pytest.fixture
-def script(load_script: Any) -> Any:
+def script(load_script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     return load_script(SCRIPT)
 
 

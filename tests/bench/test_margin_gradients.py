@@ -30,7 +30,7 @@ def test_of_a_linear_model_it_is_the_cosine_of_the_images(script: Any) -> None:
     model = Classifier.from_network(network, class_names=NAMES, input_size=(3, 2, 2)).eval()
     images = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     curvature = InputCurvature(model, [images], damping=0.1, draws=torch.Generator())
-    found = script.Margins(model, curvature).of(images, 0)
+    found = list(script.Spared(model, curvature, script.margin).of(images, 0))
     one, other = script.unconditioned({"forget": found})["forget"]
     wanted = torch.cosine_similarity(images[0].flatten(), images[1].flatten(), dim=0)
     assert script.cosine(one, other) == pytest.approx(float(wanted), abs=1e-6)
