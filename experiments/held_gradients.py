@@ -17,7 +17,7 @@ fixed sample of the weights.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,7 @@ def measured(
     """What is lowered with each kind held, for each class and on average."""
     classifier, to_forget, retain = opened(model, data, request, seed)
     names = classifier.class_names
-    if unknown := sorted(set(chosen or ()) - set(names)):
-        raise SystemExit(f"no classes of this model: {unknown}. It has {list(names)}")
+    looked_at = _looked_at(names, to_forget.labels, chosen)
     draws = generator("held gradients", seed)
     forget = to_forget.batch(torch.arange(len(to_forget)))
     batches = StructGuard.configure("default").settings.probes.inversion.batches
@@ -113,11 +112,10 @@ def measured(
     kernel = Kernel(classifier, curvature, weights)
     made = torch.cat(probes), targets.repeat(len(probes))
     rows = {}
-    for label, name in enumerate(names):
-        if (chosen is None or name in chosen) and int((to_forget.labels == label).sum()) > 1:
-            held = dict(_held(classifier, forget, to_forget.labels, retain, made, label, draws))
-            rows[name] = _of_class(kernel, forget[to_forget.labels == label], retain, held, label, draws)
-            print(name, rows[name], flush=True)
+    for label, name in looked_at.items():
+        held = dict(_held(classifier, forget, to_forget.labels, retain, made, label, draws))
+        rows[name] = _of_class(kernel, forget[to_forget.labels == label], retain, held, label, draws)
+        print(name, rows[name], flush=True)
     kinds = next(iter(rows.values()))
     mean = {
         kind: {seen: sum(row[kind][seen] for row in rows.values()) / len(rows) for seen in kinds[kind]}
@@ -126,6 +124,22 @@ def measured(
     found = rows | {"mean": mean}
     asked = {"request": request, "seed": seed, "held_of_the_class": OWN, "held_of_others": OTHERS}
     return asked | {"lowered": {name: _rounded(row) for name, row in found.items()}}
+
+
+def _looked_at(names: Sequence[str], labels: Tensor, chosen: list[str] | None) -> dict[int, str]:
+    """The classes to look at: of those chosen, the ones with two images to forget or more."""
+    if unknown := sorted(set(chosen or ()) - set(names)):
+        raise SystemExit(f"no classes of this model: {unknown}. It has {list(names)}")
+    wanted = {label: name for label, name in enumerate(names) if chosen is None or name in chosen}
+    found = {label: name for label, name in wanted.items() if int((labels == label).sum()) > 1}
+    if not found:
+        raise SystemExit(f"of {list(wanted.values())}, no class has two images to forget. Forget more images")
+    if len(labels.unique()) < 2:
+        raise SystemExit(
+            f"all images to forget are of class {names[int(labels[0])]!r}, so none of another class could "
+            "be moved there. Forget images of two classes or more"
+        )
+    return found
 
 
 def _held(

@@ -78,3 +78,20 @@ def test_it_tells_what_each_kind_holds(script: Any, home: Path, tmp_path: Path) 
     assert out.read_bytes() == first
     with pytest.raises(SystemExit, match=r"no classes of this model: \['cow'\]"):
         script.main([*words, "--classes", "cow", "--out", str(tmp_path / "none.json")])
+
+
+def test_a_request_that_it_can_tell_nothing_of_is_refused_before_work(
+    script: Any, home: Path, tmp_path: Path
+) -> None:
+    words = [
+        "--model",
+        str(home / "model"),
+        "--data",
+        str(home / "data"),
+        "--out",
+        str(tmp_path / "none.json"),
+    ]
+    with pytest.raises(SystemExit, match="no class has two images to forget"):
+        script.main([*words, "--forget", "random:1"])
+    with pytest.raises(SystemExit, match="all images to forget are of class"):
+        script.main([*words, "--forget", "class:3"])
