@@ -1,7 +1,7 @@
 """How much of forgetting reaches other images of a class, by what is held in place meanwhile: a linear forecast.
 
     python experiments/held_gradients.py --model CKPT --data SRC --out JSON [--forget random:256] [--seed 100] \\
-        [--classes cat dog]
+        [--classes cat dog] [--layers layer1]
 
 For each class, the smallest step (in the metric of `default`'s preconditioner) that lowers the class's logit, less the
 mean of the logits, by 1 on the images to forget and one everyday copy of each, while it stays on what is held: with
@@ -10,8 +10,8 @@ retained images that nothing was told of. Held are, each time, as many images of
 inverted probes as `default` makes them; *moved* ones, images to forget of other classes, mirrored and moved to the
 class by small steps; retained images, which no method has. Retained images serve the diagnosis alone.
 
-A forecast at the model before: it leaves out that gradients change on the way. Inner products are estimated from a
-fixed sample of the weights.
+With ``--layers``, as if no other layers were trained. A forecast at the model before: it leaves out that gradients
+change on the way. Inner products are estimated from a fixed sample of the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stakes.data.images import ImageSet
 from stakes.files import write_json
 from stakes.inversion import invert
 from stakes.methods import StructGuard
-from stakes.methods.curvature import InputCurvature
+from stakes.methods.curvature import InputCurvature, preconditioned
 from stakes.methods.variants import everyday
 from stakes.runtime import generator
 
@@ -45,17 +45,25 @@ Pulls = tuple[Tensor, Tensor]  # g and P g of each image at the sampled weights,
 
 
 class Kernel:
-    """k(x, x') = g(x) P g(x')ᵀ, g the gradient of a class's logit, less the mean of the logits."""
+    """k(x, x') = g(x) P g(x')ᵀ, g the gradient of a class's logit, less the mean of the logits.
+
+    Over the weights of the layers whose names contain one of ``layers``, of all where left out.
+    """
 
     def __init__(
-        self, classifier: stakes.Classifier, curvature: InputCurvature, weights: int = WEIGHTS
+        self,
+        classifier: stakes.Classifier,
+        curvature: InputCurvature,
+        weights: int = WEIGHTS,
+        layers: list[str] | None = None,
     ) -> None:
         self.spared = Spared(
             classifier, curvature, number=lambda logits, label: logits[label] - logits.mean()
         )
-        total = sum(weight.numel() for weight in self.spared.weights)
-        drawn = torch.randperm(total, generator=generator("sampled weights"))[:weights]
-        self.sampled, self.share = drawn.sort().values, min(1.0, weights / total)
+        taken = zip(self.spared.weights, trained(classifier, layers), strict=True)
+        chosen = torch.cat([torch.full((weight.numel(),), part) for weight, part in taken]).nonzero()
+        drawn = torch.randperm(len(chosen), generator=generator("sampled weights"))[:weights]
+        self.sampled, self.share = chosen.flatten()[drawn.sort().values], len(drawn) / len(chosen)
 
     def pulls(self, pixels: Tensor, label: int) -> Pulls:
         """Of each image (n, C, H, W)."""
@@ -68,6 +76,16 @@ class Kernel:
         plain, spared = (torch.cat([kind[part] for kind in kinds]) for part in (0, 1))
         found = (plain @ spared.T).double() / self.share
         return (found + found.T) / 2
+
+
+def trained(classifier: stakes.Classifier, layers: list[str] | None) -> list[bool]:
+    """Of the weights that `default` trains, which have one of these parts in their names."""
+    named = {id(weight): name for name, weight in classifier.named_parameters()}
+    names = [named[id(weight)] for weight in preconditioned(classifier)]
+    found = [layers is None or any(part in name for part in layers) for name in names]
+    if not any(found):
+        raise SystemExit(f"no layers that are trained have {layers} in their names: {names}")
+    return found
 
 
 def lowered(kernel: Tensor, forget: int, held: int) -> Tensor:
@@ -99,17 +117,24 @@ def moved(
 
 
 def measured(
-    model: str, data: str, request: str, seed: int, chosen: list[str] | None, weights: int = WEIGHTS
+    model: str,
+    data: str,
+    request: str,
+    seed: int,
+    chosen: list[str] | None,
+    layers: list[str] | None = None,
+    weights: int = WEIGHTS,
 ) -> dict[str, Any]:
     """What is lowered with each kind held, for each class and on average."""
     classifier, to_forget, retain = opened(model, data, request, seed)
     names = classifier.class_names
+    trained(classifier, layers)  # refused before work
     looked_at = _looked_at(names, to_forget.labels, chosen)
     draws = generator("held gradients", seed)
     forget = to_forget.batch(torch.arange(len(to_forget)))
     batches = StructGuard.configure("default").settings.probes.inversion.batches
     probes, targets, curvature = inverted(classifier, forget, batches, draws)
-    kernel = Kernel(classifier, curvature, weights)
+    kernel = Kernel(classifier, curvature, weights, layers)
     made = torch.cat(probes), targets.repeat(len(probes))
     rows = {}
     for label, name in looked_at.items():
@@ -122,7 +147,14 @@ def measured(
         for kind in kinds
     }
     found = rows | {"mean": mean}
-    asked = {"request": request, "seed": seed, "held_of_the_class": OWN, "held_of_others": OTHERS}
+    asked: dict[str, Any] = {
+        "request": request,
+        "seed": seed,
+        "held_of_the_class": OWN,
+        "held_of_others": OTHERS,
+    }
+    if layers:
+        asked["layers"] = layers
     return asked | {"lowered": {name: _rounded(row) for name, row in found.items()}}
 
 
@@ -203,9 +235,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--forget", default="random:256")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--classes", nargs="+", help="names of classes to look at; left out, all")
+    parser.add_argument("--layers", nargs="+", help="parts of names of layers to train; left out, all")
     parser.add_argument("--weights", type=int, default=WEIGHTS, help="of the network, for inner products")
     given = parser.parse_args(words)
-    found = measured(given.model, given.data, given.forget, given.seed, given.classes, given.weights)
+    found = measured(
+        given.model, given.data, given.forget, given.seed, given.classes, given.layers, given.weights
+    )
     write_json(Path(given.out), found)
 
 

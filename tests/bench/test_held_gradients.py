@@ -80,6 +80,29 @@ def test_it_tells_what_each_kind_holds(script: Any, home: Path, tmp_path: Path) 
         script.main([*words, "--classes", "cow", "--out", str(tmp_path / "none.json")])
 
 
+def test_layers_by_name_count_alone(script: Any) -> None:
+    """Of two layers in a row, the kernels of each make up that of both."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 5, bias=False), nn.Tanh(), nn.Linear(5, 2, bias=False)
+    )
+    model = Classifier.from_network(network, class_names=NAMES, input_size=(3, 2, 2)).eval()
+    images = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    curvature = InputCurvature(model, [images], damping=0.1, draws=torch.Generator())
+
+    def of(layers: list[str] | None) -> torch.Tensor:
+        kernel = script.Kernel(model, curvature, layers=layers)
+        found: torch.Tensor = kernel.between(kernel.pulls(images, 0))
+        return found
+
+    first, second, both = of(["body"]), of(["head"]), of(["body", "head"])
+    assert torch.allclose(first + second, both)
+    assert torch.equal(both, of(None))
+    assert not torch.allclose(first, second)
+    with pytest.raises(SystemExit, match=r"no layers that are trained have \['layer9'\] in their names"):
+        of(["layer9"])
+
+
 def test_a_request_that_it_can_tell_nothing_of_is_refused_before_work(
     script: Any, home: Path, tmp_path: Path
 ) -> None:
