@@ -147,15 +147,9 @@ def measured(
         for kind in kinds
     }
     found = rows | {"mean": mean}
-    asked: dict[str, Any] = {
-        "request": request,
-        "seed": seed,
-        "held_of_the_class": OWN,
-        "held_of_others": OTHERS,
-    }
-    if layers:
-        asked["layers"] = layers
-    return asked | {"lowered": {name: _rounded(row) for name, row in found.items()}}
+    asked = {"request": request, "seed": seed, "held_of_the_class": OWN, "held_of_others": OTHERS}
+    told = {} if layers is None else {"layers": layers}
+    return asked | told | {"lowered": {name: _rounded(row) for name, row in found.items()}}
 
 
 def _looked_at(names: Sequence[str], labels: Tensor, chosen: list[str] | None) -> dict[int, str]:
