@@ -313,15 +313,14 @@ def _seen(job: Job[StructGuardSettings], draws: torch.Generator) -> Iterator[Ten
 def _retention(logits: Tensor, probes: _Kept, settings: StructGuardSettings) -> Tensor:
     """L_ret: the cross-entropy with the labels, or KL(original ‖ now), in nats; or the squared change of logits.
 
-    Logits count up to what all of an image have in common, which changes no answer. A tenth of the sum over classes
-    holds each logit as the KL does one whose probability is .28, however many classes there are and however sure it is.
+    Logits count up to what all of an image have in common, which changes no answer.
     """
     if settings.retention == "hard":
         return F.cross_entropy(logits, probes.labels)
     before = probes.answers["logits"].float()
     if settings.retention == "logits":
         change = logits - before
-        return (change - change.mean(dim=1, keepdim=True)).square().mean() * (logits.shape[1] / 10)
+        return (change - change.mean(dim=1, keepdim=True)).square().mean()
     target = F.log_softmax(before, dim=1)
     return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean", log_target=True)
 

@@ -48,7 +48,7 @@ class StructGuardSettings(MethodSettings):
     retention: Literal["hard", "soft", "logits"] = Field(
         "hard",
         description="hard: CE to the target labels; soft: KL from the original model's answers on the probes; logits: "
-        "a tenth of the squared distance to its logits, each less their mean, which a sure answer does not hide",
+        "squared differences from its logits, each less their mean, which a probability near 1 does not hide",
     )
     del_weight: float = Field(1.0, gt=0, description="of the deletion loss")
     ret_weight: float = Field(1.0, ge=0, description="of the retention loss")
