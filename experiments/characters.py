@@ -6,7 +6,7 @@ FONTS holds files that FreeType reads (ttf, otf, woff), named FAMILY-WEIGHT; `ch
 records were made with, all under free licences: of the npm package `@fontsource/FAMILY` in the version that stands
 there, the files `FAMILY-latin-400-normal.woff` and, where there is one, `-700-`. A fifth of the families, by seed,
 makes the test split, so that no font is in both. Characters are black on white, as large beside each other as their
-font sets them where they fit. Fonts look alike, so that many an image to forget has others much like it in both splits.
+font sets them where they fit. Many fonts are much alike, so some images have near doubles in both splits.
 
 Into OUT go `data` and `model`: a ResNet-10 of a third of the usual width, six epochs.
 """
@@ -24,6 +24,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from stakes.data.sources import open_source
+from stakes.files import writing
 from stakes.models.recipe import recipe
 from stakes.training import train_checkpoint
 
@@ -63,7 +64,6 @@ def make(fonts: Path, out: Path, seed: int) -> None:
     tested = set(draws.sample(families, len(families) // 5))
     names = datasets.ClassLabel(names=list(CHARACTERS))
     features = datasets.Features({"image": datasets.Image(), "label": names})
-    out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         of = [file for file in files if (file.stem.rpartition("-")[0] in tested) == (split == "test")]
         rows = [row for file in of for row in drawn(file)]
@@ -72,7 +72,8 @@ def make(fonts: Path, out: Path, seed: int) -> None:
             "image": [{"bytes": image, "path": None} for image, _ in rows],
             "label": [label for _, label in rows],
         }
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(out / f"{split}.parquet")
+        with writing(out / f"{split}.parquet") as new:
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(new)
         print(f"{split}: {len(of)} fonts, {len(rows)} images")
 
 
