@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,10 @@ def test_no_word_of_the_help_is_taken_for_markup() -> None:
     found = dict(helps(typer.main.get_command(cli.app), "stakes"))
     assert len(found) > 150
     assert [path for path, text in found.items() if Text.from_markup(text).plain != text] == []
+
+
+def test_the_version_is_that_of_the_installed_package(command: Any) -> None:
+    assert command("--version") == (0, f"stakes {metadata.version('stakes')}\n", "")
 
 
 def test_json_leaves_stdout_to_the_result(stakes_cli: Any, model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from stakes import (
+    __version__,
     cli_analyse,
     cli_audit,
     cli_bench,
@@ -78,6 +79,22 @@ app.add_typer(cli_lacuna.commands)
 app.add_typer(cli_push.commands)
 app.add_typer(cli_report.commands)
 app.add_typer(cli_request.commands)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"stakes {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everything(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    # What --help says of all of it stands above; a docstring would take its place.
+    del version
 
 
 @app.command()
