@@ -28,7 +28,13 @@ def changed(images: int, **overrides: Any) -> dict[str, Any]:
 
 
 def test_up_to_sixteen_images_are_few() -> None:
-    wanted = {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250}
+    wanted = {
+        "variants": 2,
+        "variant_images": None,
+        "del_weight": 3.0,
+        "settle": 250,
+        "retention": "soft",
+    }
     assert changed(1) == changed(16) == FEW.changes == wanted
     assert changed(17) == {}
 

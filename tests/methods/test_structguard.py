@@ -174,6 +174,24 @@ def test_retention_of_logits_sees_a_sure_answer_grow_less_sure():
     assert loss("logits", [25.0, 5.0, 5.0]) == pytest.approx(0.0, abs=1e-9), "the same answer"
 
 
+def test_of_many_classes_the_ten_likeliest_before_or_now_are_held():
+    draws = np.random.default_rng(0)
+    before, now = draws.normal(0, 3, (2, 6, 40))
+    now[0, before[0].argmin()] = before[0].max() + 9.0  # from the last to the first place
+
+    held = np.argsort(np.maximum(log_softmax(before, axis=1), log_softmax(now, axis=1)), axis=1)[:, -10:]
+    assert before[0].argmin() in held[0]
+    change = np.take_along_axis(now - before, held, axis=1)
+    settings = StructGuard.configure("paper", {"retention": "logits"}).settings
+    answers = {"logits": torch.tensor(before, dtype=torch.float32)}
+    kept = structguard._Kept(torch.zeros(6, 1, 2, 2), torch.zeros(6, dtype=torch.int64), answers)
+    logits = torch.tensor(now, dtype=torch.float32, requires_grad=True)
+    loss = structguard._retention(logits, kept, settings)
+    assert loss.item() == pytest.approx(change.var(axis=1).mean(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert [set(row.nonzero().flatten().tolist()) for row in gradient] == [set(row) for row in held.tolist()]
+
+
 def test_the_identity_projector_starts_on_the_original_structure(make_job):
     method, job = make_job(importance_after=1)
     row, wanted = first_row(method, job), Reference(job, None)

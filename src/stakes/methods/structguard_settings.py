@@ -48,7 +48,8 @@ class StructGuardSettings(MethodSettings):
     retention: Literal["hard", "soft", "logits"] = Field(
         "hard",
         description="hard: CE to the target labels; soft: KL from the original model's answers on the probes; logits: "
-        "squared differences from its logits, each less their mean, which a probability near 1 does not hide",
+        "squared differences from the logits of its ten likeliest classes, each less their mean, which a probability "
+        "near 1 does not hide",
     )
     del_weight: float = Field(1.0, gt=0, description="of the deletion loss")
     ret_weight: float = Field(1.0, ge=0, description="of the retention loss")
@@ -179,7 +180,7 @@ _DEFAULT: dict[str, Any] = {
     "variant_images": 8,
     "variants_of_many": False,
     "del_weight": 2.0,
-    "retention": "soft",
+    "retention": "logits",
     "ret_weight": 30.0,
     "probe_mixing": True,
     "batch_weights": "sum",
@@ -202,9 +203,12 @@ _DEFAULT: dict[str, Any] = {
     "probes.inversion.batches": 4,
 }
 
-# Copies of so few images cost nothing that can be measured, given the time to learn them.
+# Copies of so few images cost nothing that can be measured, given the time to learn them. Held to logits, which keep more,
+# more of them would be left; where copies are not asked for, more is kept.
 FOR_FEW = {
-    "default": ForFew(16, {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250}),
+    "default": ForFew(
+        16, {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250, "retention": "soft"}
+    ),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -215,6 +219,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variant_images": None,
         "variants_of_many": True,
         "del_weight": 6.0,
+        "retention": "soft",
         "hinge_mean": "all",
         "settle": 500,
         "max_steps": 1600,
