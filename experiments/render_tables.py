@@ -82,6 +82,16 @@ PARTS = {
 }
 
 
+MANY_CLASSES = {
+    "structguard": "held to answers",
+    "default-logits": "held to ten logits: `default`",
+    "lr-1e-2": "held to answers, lr .01",
+    "default-logits-lr-5e-3": "held to ten logits, lr .005",
+    "default-logits-lr-1e-2": "held to ten logits, lr .01",
+    "steps-1600": "held to answers, 1,600 steps at most",
+    "default-logits-steps-1600": "held to ten logits, 1,600 steps at most",
+}
+
 # Of more than 16 images `default` was held to answers until it was held to logits; runs with unlabelled images still are.
 ANSWERS = "default-before-logits"
 
@@ -146,6 +156,7 @@ def _block(name: str) -> str:
         "speed": speed,
         "milestones": milestones,
         "logits": logits,
+        "many-classes": many_classes,
         "unlabelled": unlabelled,
         "unlabelled-few": unlabelled_few,
         "unlabelled-kinds": unlabelled_kinds,
@@ -273,6 +284,20 @@ def logits() -> str:
             cells += [changed(some) for some in (runs, others)]
             cells.append(" ".join(str(run.steps) for run in runs))
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def many_classes() -> str:
+    """Preset `default` on 136 classes, as it is, and with larger or more steps; one seed."""
+    found = {(run.request["row"], run.after.forget_images): run for run in records(RESULTS / "characters136")}
+    lines = ["| | k | test | retain | forget | changed | steps |", "|---" * 7 + "|"]
+    for k in (64, 256):
+        for row, title in MANY_CLASSES.items():
+            if not (run := found.get((row, k))):
+                continue
+            after = [run.after.test_accuracy, run.after.retain_accuracy]
+            cells = [title, str(k), *(f"{value:.2f}" for value in after), f"{run.after.forget_accuracy:.1f}"]
+            lines.append("| " + " | ".join([*cells, changed([run]), str(run.steps)]) + " |")
     return "\n".join(lines)
 
 
