@@ -92,7 +92,7 @@ MANY_CLASSES = {
     "default-logits-steps-1600": "held to ten logits, 1,600 steps at most",
 }
 
-# Of more than 16 images `default` was held to answers until it was held to logits; runs with unlabelled images still are.
+# Of more than 16 images `default` was held to answers before logits; runs with unlabelled images are as they were.
 ANSWERS = "default-before-logits"
 
 KINDS = {

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stakes.console import keep_more
+from stakes.console import forget_all, keep_more
 from stakes.errors import RunFolderError
 from stakes.records import Figures, Hashes, Phase, Record, Unlabelled
 
@@ -180,3 +180,28 @@ def test_who_has_searched_is_not_told_to_search(record):
     assert "--tune" in keep_more(Record.model_validate(data))
     searched = data | {"request": record.request | {"tuned": "8 trials"}}
     assert "--tune" not in keep_more(Record.model_validate(searched))
+
+
+def test_who_ran_into_a_limit_is_told_what_may_forget_the_rest(record):
+    left = record.model_copy(
+        update={
+            "forgotten": False,
+            "stop_reason": "step limit",
+            "steps": 400,
+            "settings": {"max_steps": 400, "max_epochs": 1000, "lr": 0.0025},
+        }
+    )
+    said = forget_all(left)
+    assert "--set max_steps=800" in said
+    assert "--set lr=0.005" in said
+    assert "--tune 8" in said
+    by_rounds = forget_all(left.model_copy(update={"steps": 300}))
+    assert "--set max_epochs=2000" in by_rounds
+    assert "max_steps" not in by_rounds
+    no_rate = left.model_copy(update={"settings": {"max_steps": 400}, "request": {"tuned": "8 trials"}})
+    assert (
+        forget_all(no_rate)
+        == "More may be forgotten with more steps (--set max_steps=800), in a new run folder."
+    )
+    assert not forget_all(left.model_copy(update={"forgotten": True}))
+    assert not forget_all(left.model_copy(update={"stop_reason": "finished"})), "no limit to raise"

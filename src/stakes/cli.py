@@ -88,7 +88,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def everything(
+def _everything(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,

@@ -168,8 +168,8 @@ def print_record(record: Record) -> None:
     console.print(cost_table(record))
     for note in record.notes:
         console.print(f"note: {note}")
-    if hint := keep_more(record):
-        console.print(hint)
+    if hint := forget_all(record) or keep_more(record):
+        console.print(hint, markup=False, highlight=False)
 
 
 def print_what_is_unknown(record: Record, folder: Path) -> None:
@@ -182,6 +182,20 @@ def print_what_is_unknown(record: Record, folder: Path) -> None:
         "else is left of them, is unknown. It is measured by"
     )
     console.print(f"  stakes audit {shlex.quote(str(folder))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def forget_all(record: Record) -> str:
+    """What may help a run that stopped at its limit with images left; else nothing."""
+    if record.forgotten or record.stop_reason != "step limit":
+        return ""
+    limit = "max_steps" if record.settings.get("max_steps") == record.steps else "max_epochs"
+    ways = [f"more steps (--set {limit}={2 * int(record.settings[limit])})"]
+    if rate := record.settings.get("lr"):
+        ways.append(f"larger ones (--set lr={2 * rate:g})")
+    found = f"More may be forgotten with {' or '.join(ways)}, in a new run folder."
+    if record.request.get("tuned"):
+        return found
+    return f"{found} Or with settings chosen on this request: --tune 8."
 
 
 def keep_more(record: Record) -> str:

@@ -203,8 +203,8 @@ _DEFAULT: dict[str, Any] = {
     "probes.inversion.batches": 4,
 }
 
-# Copies of so few images cost nothing that can be measured, given the time to learn them. Held to logits, which keep more,
-# more of them would be left; where copies are not asked for, more is kept.
+# Copies of so few images cost nothing that can be measured, given the time to learn them. With logits held a little
+# more would be kept, and more of the copies left.
 FOR_FEW = {
     "default": ForFew(
         16, {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250, "retention": "soft"}
