@@ -58,7 +58,8 @@ class StructGuard(Method[StructGuardSettings]):
     answers as well, everyday copies of every forget image and more steps, so that most copies are forgotten too, for a
     higher price; ``paper``, the text with L2UL's optimiser and probes; ``authors``, the settings that the authors
     published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a random start and deployed,
-    cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md`` gives our reading of each point that the text leaves open.
+    cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md`` gives our reading of each
+    point that the text leaves open.
 
     Assumes that probes stand in for retained images. Not guaranteed: that the forget set ends at accuracy 0 (the
     outcome says so), that images near the forgotten ones are forgotten, or that a membership attack fails.
