@@ -278,13 +278,17 @@ def logits() -> str:
             runs = now[name, k]
             if not all(run.forgotten for run in runs + others):
                 raise SystemExit(f"{data}, k = {k}: the page says that all images are forgotten")
-            cells = [data, str(k), str(len(runs))]
-            for side in ("test_accuracy", "retain_accuracy"):
-                cells += [spread(lost(some, side)) for some in (runs, others)]
-            cells += [changed(some) for some in (runs, others)]
-            cells.append(" ".join(str(run.steps) for run in runs))
+            steps = " ".join(str(run.steps) for run in runs)
+            cells = [data, str(k), str(len(runs)), *_beside(runs, others), steps]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _beside(runs: list[Record], others: list[Record]) -> list[str]:
+    """Test and retain accuracy lost, and copies left, of the runs and of what they are compared with."""
+    both, sides = (runs, others), ("test_accuracy", "retain_accuracy")
+    cells = [spread(lost(some, side)) if some else "" for side in sides for some in both]
+    return cells + [changed(some) for some in both]
 
 
 def many_classes() -> str:
@@ -312,10 +316,7 @@ def unlabelled() -> str:
         without = grouped(records(RESULTS / table_of)) | grouped(records(RESULTS / ANSWERS / table_of))
         for (name, k), runs in with_them.items():
             others = without.get((name.removesuffix(" with unlabelled images"), k), [])
-            cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs))]
-            for side in ("test_accuracy", "retain_accuracy"):
-                cells += [spread(lost(some, side)) if some else "" for some in (runs, others)]
-            cells += [changed(some) for some in (runs, others)]
+            cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs)), *_beside(runs, others)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
