@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -40,9 +40,6 @@ from stakes.cli_options import (
     say,
 )
 from stakes.cli_request_said import listing, print_listing, print_report, report_json
-
-if TYPE_CHECKING:
-    pass
 
 NOT_DONE = 3
 CAME_BACK = 8

@@ -146,6 +146,17 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def changed_from(start: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, under dotted keys, that are not what they are in ``start``.
+
+    Example:
+        >>> changed_from({"lr": 0.1, "probes": {"epsilon": 4.0}}, {"lr": 0.1, "probes": {"epsilon": 2.0}})
+        {'probes.epsilon': 2.0}
+    """
+    before = flat(start)
+    return {name: value for name, value in flat(here).items() if before.get(name) != value}
+
+
 def _cell(value: Cell, places: int, numeric: bool) -> CellView:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return CellView(shown(value, places if numeric else None), repr(value) if is_number else None, numeric)

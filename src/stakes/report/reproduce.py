@@ -11,7 +11,7 @@ from stakes.config import RunSettings, assigned, parse_assignments
 from stakes.errors import ConfigError
 from stakes.places import data_of, model_of, shell_word
 from stakes.records import Record
-from stakes.report.formatting import flat, shown
+from stakes.report.formatting import changed_from, shown
 
 if TYPE_CHECKING:
     from stakes.methods import Method
@@ -91,10 +91,8 @@ def _method_words(record: Record) -> tuple[str | None, list[str]]:
 
 def _changes(method: type[Method[Any]], preset: str | None, record: Record) -> list[str]:
     """Assignments that make the record's settings from those of a preset."""
-    start = flat(_settings(method, preset, record, {}))
-    return [
-        f"{key}={assigned(value)}" for key, value in flat(record.settings).items() if start.get(key) != value
-    ]
+    changed = changed_from(_settings(method, preset, record, {}), record.settings)
+    return [f"{key}={assigned(value)}" for key, value in changed.items()]
 
 
 def _settings(

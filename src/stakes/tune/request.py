@@ -23,7 +23,7 @@ from stakes.models.classifier import Classifier
 from stakes.processes import current
 from stakes.progress import Progress, silent
 from stakes.records import Record
-from stakes.report.formatting import flat
+from stakes.report.formatting import changed_from
 from stakes.runs import SEARCH, SEARCH_LOCK
 from stakes.runtime import repeatable, resolve_device, versions
 from stakes.tune.judge import Judge
@@ -203,9 +203,8 @@ class _Search:
         """Settings that the search starts from, where they are not those of the preset."""
         kind = type(self.method)
         preset = self.preset if self.preset in kind.presets else None
-        start = flat(kind.configure(preset).settings.model_dump(mode="json"))
-        here = flat(self.method.settings.model_dump(mode="json"))
-        return {name: value for name, value in here.items() if start.get(name) != value}
+        start = kind.configure(preset).settings.model_dump(mode="json")
+        return changed_from(start, self.method.settings.model_dump(mode="json"))
 
     @cached_property
     def _judge(self) -> Judge:
