@@ -156,6 +156,7 @@ def _block(name: str) -> str:
         "speed": speed,
         "milestones": milestones,
         "logits": logits,
+        "larger-steps": larger_steps,
         "many-classes": many_classes,
         "unlabelled": unlabelled,
         "unlabelled-few": unlabelled_few,
@@ -281,6 +282,22 @@ def logits() -> str:
             steps = " ".join(str(run.steps) for run in runs)
             cells = [data, str(k), str(len(runs)), *_beside(runs, others), steps]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def larger_steps() -> str:
+    """Preset `thorough` with logits held and larger steps, beside itself."""
+    lines = [
+        "| k | n | test lost | as it is | retain lost | as it is | changed | as it is | steps | as it is |",
+        "|---" * 10 + "|",
+    ]
+    as_it_is = grouped(records(RESULTS / "table2-cifar10"))
+    for (name, k), runs in grouped(records(RESULTS / "thorough-larger-steps")).items():
+        both = (runs, as_it_is[name, k])
+        if not all(run.forgotten for some in both for run in some):
+            raise SystemExit(f"thorough, k = {k}: the page says that all images are forgotten")
+        steps = [" ".join(str(run.steps) for run in some) for some in both]
+        lines.append("| " + " | ".join([str(k), str(len(runs)), *_beside(*both), *steps]) + " |")
     return "\n".join(lines)
 
 
