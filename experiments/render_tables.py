@@ -277,10 +277,8 @@ def logits() -> str:
         now = grouped(records(RESULTS / table_of))
         for (name, k), others in grouped(records(RESULTS / ANSWERS / table_of)).items():
             runs = now[name, k]
-            if not all(run.forgotten for run in runs + others):
-                raise SystemExit(f"{data}, k = {k}: the page says that all images are forgotten")
-            steps = " ".join(str(run.steps) for run in runs)
-            cells = [data, str(k), str(len(runs)), *_beside(runs, others), steps]
+            _none_left(runs + others, f"{data}, k = {k}")
+            cells = [data, str(k), str(len(runs)), *_beside(runs, others), _steps(runs)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -293,12 +291,20 @@ def larger_steps() -> str:
     ]
     as_it_is = grouped(records(RESULTS / "table2-cifar10"))
     for (name, k), runs in grouped(records(RESULTS / "thorough-larger-steps")).items():
-        both = (runs, as_it_is[name, k])
-        if not all(run.forgotten for some in both for run in some):
-            raise SystemExit(f"thorough, k = {k}: the page says that all images are forgotten")
-        steps = [" ".join(str(run.steps) for run in some) for some in both]
-        lines.append("| " + " | ".join([str(k), str(len(runs)), *_beside(*both), *steps]) + " |")
+        others = as_it_is[name, k]
+        _none_left(runs + others, f"thorough, k = {k}")
+        cells = [str(k), str(len(runs)), *_beside(runs, others), _steps(runs), _steps(others)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _none_left(runs: list[Record], where: str) -> None:
+    if not all(run.forgotten for run in runs):
+        raise SystemExit(f"{where}: the page says that all images are forgotten")
+
+
+def _steps(runs: list[Record]) -> str:
+    return " ".join(str(run.steps) for run in runs)
 
 
 def _beside(runs: list[Record], others: list[Record]) -> list[str]:
