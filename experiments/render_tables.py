@@ -202,7 +202,7 @@ def readme() -> str:
                 f"{most}{spread([run.after.retain_accuracy or 0.0 for run in runs])}{most}",
                 f"{max(run.after.forget_accuracy for run in runs):.0f}",
                 spread([run.analyses["changes"]["mean_after"] or 0.0 for run in runs], digits=1),
-                " ".join(str(run.steps) for run in runs),
+                _steps(runs),
                 f"{printed:.2f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
