@@ -169,7 +169,7 @@ def test_what_cannot_be_cut_says_what_to_lower():
 SETTINGS = tinydigits.FEW_PROBES | {"probe_batch": 8, "forget_batch": 3, "max_steps": 6, "lr": 0.003}
 
 
-@pytest.mark.parametrize("method", ["structguard", "l2ul", "neggrad"])
+@pytest.mark.parametrize("method", ["structguard", "l2ul", "neggrad", "boundary-expand"])
 def test_steps_go_on_in_parts_to_the_same_model(monkeypatch, tmp_path, method):
     from stakes.api import unlearn
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.errors import ConfigError
+from stakes.memory import Fitting
 
 Alignment = Literal["cosine", "mse", "mmd", "kl", "wasserstein"]
 Axis = Literal["instance", "anchor"]
@@ -154,11 +155,18 @@ def sample_importance(
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count = 0
     frozen = {name: value.detach() for name, value in parameters.items()}
+    fit = Fitting("the number of gradients at once")
     for pixels, rows in batches:
+
+        def magnitudes(part: Tensor, pixels: Tensor = pixels, rows: Tensor = rows) -> dict[str, Tensor]:
+            found = gradients(frozen, pixels[part], rows[part])
+            return {name: gradient.detach().abs().sum(dim=0) for name, gradient in found.items()}
+
         # Split here as well: vmap's own chunks keep all results until the end.
-        for part, target in zip(pixels.split(chunk), rows.split(chunk), strict=True):
-            for name, gradient in gradients(frozen, part, target).items():
-                total[name] += gradient.detach().abs().sum(dim=0)
+        for chosen in torch.arange(len(pixels), device=pixels.device).split(chunk):
+            for found in fit(chosen, magnitudes):
+                for name, value in found.items():
+                    total[name] += value
         count += len(pixels)
     return {name: value / max(count, 1) for name, value in total.items()}
 

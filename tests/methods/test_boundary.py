@@ -95,7 +95,7 @@ def test_the_stop_test_looks_at_the_pruned_classifier(
     method = BoundaryExpand.configure(overrides={"lr": 0.5, "max_epochs": 30})
     job = job_of(method, model, pixels, torch.zeros(3, dtype=torch.int64))
     outcome = carry_out(method, job)
-    widened = widened_logits(job.model, job._tracked["shadow"], pixels)
+    widened = widened_logits(job.model, job._tracked["shadow"], job.model.features(pixels))
     assert (widened.argmax(1) == 2).all(), "the widened classifier puts all images into the shadow class"
     pruned = outcome.classifier(pixels).argmax(1)
     assert (outcome.stop_reason == "forgotten") == bool((pruned != 0).all())

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from stakes.anchors.bridge import Bridge
 from stakes.errors import NumericalError, RunFolderError
+from stakes.memory import Fitting, in_parts
 from stakes.methods.job import Job
 from stakes.models.classifier import Classifier
 from stakes.processes import Processes, current
@@ -87,9 +88,15 @@ class AnchoredStructure:
     def _original(self) -> dict[str, Tensor]:
         probes = self.job.need_probes()
         found: dict[str, list[Tensor]] = {}
-        for part in torch.arange(len(probes)).split(self.job.settings.probe_batch):
-            for name, rows in self.answers(probes.batch(part).to(self.job.device)).items():
-                found.setdefault(name, []).append(rows.cpu())
+
+        def answers(part: Tensor) -> dict[str, Tensor]:
+            return self.answers(probes.batch(part).to(self.job.device))
+
+        fit = Fitting("probe_batch")
+        for batch in torch.arange(len(probes)).split(self.job.settings.probe_batch):
+            for answer in fit(batch, answers):
+                for name, rows in answer.items():
+                    found.setdefault(name, []).append(rows.cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}
 
     def _make_importance(self) -> dict[str, Tensor]:
@@ -151,8 +158,10 @@ class AnchoredStructure:
         settings = self.job.settings
 
         def loss(pixels: Tensor, rows: Tensor) -> Tensor:
-            projected = self.projector(self.job.model.features(pixels))
-            return alignment_loss(rows, self.of(projected), settings.align, settings.align_axis)
+            features = in_parts(self.job.model.features, pixels, self.job.most_images)
+            return alignment_loss(
+                rows, self.of(self.projector(features)), settings.align, settings.align_axis
+            )
 
         return batch_importance(loss, self._parameters, self._batches())
 

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from stakes.config import MethodSettings
 from stakes.errors import DataError
+from stakes.memory import Fitting
 from stakes.methods.base import Method, Row
 from stakes.methods.crossing import ascend_linf, runner_up
 from stakes.methods.job import Job
-from stakes.methods.tuning import descend, sgd, train_logits, trainable, training
+from stakes.methods.tuning import descend, sgd, train_features, train_logits, trainable
 
 # The optimiser and limit of the methods for single images, for preset "instances".
 _INSTANCES: dict[str, Any] = {"lr": 0.001, "weight_decay": 1e-4, "forget_batch": 32, "max_epochs": 1000}
@@ -90,12 +91,12 @@ class BoundaryShrink(Method[ShrinkSettings]):
         """The nearest wrong class (N,) of each forget image on the original model."""
         if job.original.num_classes < 2:
             raise DataError("boundary-shrink", expected="a classifier with two classes or more", got="one")
-        settings, found = job.settings, []
+        settings = job.settings
         fgsm = settings.attack == "fgsm"
-        for part in torch.arange(len(job.forget)).split(settings.forget_batch):
+        steps = 1 if fgsm else settings.iterations
+
+        def crossed(part: Tensor) -> Tensor:
             pixels, labels = job.forget.batch(part).to(job.device), job.forget.labels[part].to(job.device)
-            steps = 1 if fgsm else settings.iterations
-            job.meter.count(forward=len(part) * (steps + 1), backward=len(part) * steps)
             moved = ascend_linf(
                 job.original,
                 pixels,
@@ -106,9 +107,13 @@ class BoundaryShrink(Method[ShrinkSettings]):
             )
             with torch.no_grad():
                 logits = job.original(moved)
-            keep = settings.uncrossed == "keep"
-            found.append(logits.argmax(1) if keep else runner_up(logits, labels))
-        return torch.cat(found).cpu()
+            return (logits.argmax(1) if settings.uncrossed == "keep" else runner_up(logits, labels)).cpu()
+
+        fit = Fitting("forget_batch")
+        batches = torch.arange(len(job.forget)).split(settings.forget_batch)
+        found = [label for batch in batches for label in fit(batch, crossed)]
+        job.meter.count(forward=len(job.forget) * (steps + 1), backward=len(job.forget) * steps)
+        return torch.cat(found)
 
 
 class BoundaryExpand(Method[BoundarySettings]):
@@ -146,9 +151,8 @@ class BoundaryExpand(Method[BoundarySettings]):
         optimizer = sgd(job, [*trainable(job), *shadow.parameters()])
         for step in job.steps(job.forget_batches.per_epoch):
             batch = job.forget_batch(step)
-            training(job, len(batch))
             with job.autocast():
-                logits = widened_logits(job.model, shadow, batch.pixels).float()
+                logits = widened_logits(job.model, shadow, train_features(job, batch.pixels)).float()
             targets = torch.full_like(batch.labels, job.model.num_classes)
             yield descend(optimizer, {"loss_forget": F.cross_entropy(logits, targets)})
 
@@ -162,9 +166,8 @@ class BoundaryExpand(Method[BoundarySettings]):
         return shadow.to(job.device)
 
 
-def widened_logits(model: Any, shadow: nn.Linear, pixels: Tensor) -> Tensor:
-    """Logits (n, b + 1) of a classifier and its shadow class, last."""
-    features = model.features(pixels)
+def widened_logits(model: Any, shadow: nn.Linear, features: Tensor) -> Tensor:
+    """Logits (n, b + 1) of a classifier and its shadow class, last, from its features (n, d)."""
     if model.projector is not None:
         features = model.projector(features)
     return torch.cat([model.head(features), shadow(features)], dim=1)

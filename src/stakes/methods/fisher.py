@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from stakes.config import MethodSettings
+from stakes.memory import Fitting
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
 from stakes.models.classifier import Classifier
@@ -169,16 +170,22 @@ def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -
     chunk = chunk or gradients_at_once(parameters)
     gradients = torch.func.vmap(torch.func.grad(log_probability), in_dims=(None, 0, 0))
     with torch.no_grad():
-        probabilities = model(pixels).float().softmax(dim=1)
+        probabilities = torch.cat(Fitting("retain_batch")(pixels, model)).float().softmax(dim=1)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count, classes = probabilities.shape
     labels = torch.arange(classes, device=pixels.device).repeat(count)
     images = torch.arange(count, device=pixels.device).repeat_interleave(classes)
-    for part in torch.arange(count * classes, device=pixels.device).split(chunk):
+
+    def squares(part: Tensor) -> dict[str, Tensor]:
         found = gradients(parameters, pixels[images[part]], labels[part].unsqueeze(1))
         weights = probabilities.flatten()[part]
-        for name, gradient in found.items():
-            total[name] += torch.einsum("n,n...->...", weights, gradient.square())
+        return {name: torch.einsum("n,n...->...", weights, one.square()) for name, one in found.items()}
+
+    fit = Fitting("the number of gradients at once")
+    for pairs in torch.arange(count * classes, device=pixels.device).split(chunk):
+        for found in fit(pairs, squares):
+            for name, value in found.items():
+                total[name] += value
     return total
 
 
