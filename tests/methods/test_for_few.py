@@ -34,6 +34,8 @@ def test_up_to_sixteen_images_are_few() -> None:
         "del_weight": 3.0,
         "settle": 250,
         "retention": "soft",
+        "lr": 0.0025,
+        "max_steps": 400,
     }
     assert changed(1) == changed(16) == FEW.changes == wanted
     assert changed(17) == {}

@@ -338,7 +338,7 @@ def test_thorough_has_two_copies_of_every_image_and_a_longer_schedule():
     ]
     assert [settings.schedule(4, settings.max_steps) for settings in (default, thorough)] == [200, 1000]
     copies = {"variants", "variant_images", "variants_of_many"}
-    changed = copies | {"retention", "del_weight", "hinge_mean", "settle", "max_steps"}
+    changed = copies | {"retention", "del_weight", "hinge_mean", "settle", "lr", "max_steps"}
     assert {name for name, value in default if getattr(thorough, name) != value} == changed
 
 

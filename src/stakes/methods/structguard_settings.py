@@ -191,11 +191,11 @@ _DEFAULT: dict[str, Any] = {
     "settle": 100,
     "recalibrate": True,
     "retreat": 0.03,
-    "lr": 0.0025,
+    "lr": 0.005,
     "weight_decay": 0.0,
     "probe_batch": 96,
     "forget_batch": 64,
-    "max_steps": 400,
+    "max_steps": 800,
     "align_weight": 0.0,
     "reg_weight": 0.0,
     "head_weight": 0.0,
@@ -204,10 +204,19 @@ _DEFAULT: dict[str, Any] = {
 }
 
 # Copies of so few images cost nothing that can be measured, given the time to learn them. With logits held a little
-# more would be kept, and more of the copies left.
+# more would be kept, and more of the copies left. Answers alone do not bear the greater lr.
 FOR_FEW = {
     "default": ForFew(
-        16, {"variants": 2, "variant_images": None, "del_weight": 3.0, "settle": 250, "retention": "soft"}
+        16,
+        {
+            "variants": 2,
+            "variant_images": None,
+            "del_weight": 3.0,
+            "settle": 250,
+            "retention": "soft",
+            "lr": 0.0025,
+            "max_steps": 400,
+        },
     ),
 }
 
@@ -222,6 +231,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retention": "soft",
         "hinge_mean": "all",
         "settle": 500,
+        "lr": 0.0025,
         "max_steps": 1600,
     },
     "paper": {},
