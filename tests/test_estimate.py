@@ -15,6 +15,7 @@ import tinydigits
 from stakes import cli
 from stakes.api import unlearn
 from stakes.config import RunSettings
+from stakes.console import estimate_tables
 from stakes.estimate import Estimate, _seconds_per_image, estimate, saved_bytes
 from stakes.methods import find_method
 from stakes.models import Classifier
@@ -159,3 +160,57 @@ def test_one_stalled_pass_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stakes.estimate.time.perf_counter", lambda: clock[0])
     assert _seconds_per_image(work, 256, torch.device("cpu")) == pytest.approx(0.01)
     assert max(passes) == 64
+
+
+def test_a_schedule_is_what_most_runs_take(tmp_path: Path, run: RunSettings) -> None:
+    inversion = {
+        "probes.inversion.batches": 1,
+        "probes.inversion.batch": 16,
+        "probes.inversion.iterations": 2,
+    }
+    method = find_method("structguard").configure(
+        "default", inversion | {"settle": 40, "max_steps": 200, "del_weight": 30.0}
+    )
+    model, split, told = tinydigits.digits_model(), tinydigits.split(3), list[tuple[int, int]]()
+
+    def progress(phase: str, done: int, total: int, **figures: float) -> None:
+        if phase == "unlearn":
+            told.append((done, total))
+
+    found = estimate(model, split, method, run, out=tmp_path / "run", cache=tmp_path / "cache")
+    assert (found.schedule, found.steps) == (40, 200)
+    record = unlearn(model, split, method=method, device="cpu", progress=progress).record
+    unlearned = next(phase for phase in record.phases if phase.name == "unlearn")
+    assert record.forgotten
+    assert record.steps == 40
+    assert unlearned.forward_images <= found.scheduled.forward < found.phases["unlearn"].forward
+    assert unlearned.backward_images <= found.scheduled.backward < found.phases["unlearn"].backward
+    assert 0 < found.scheduled_seconds < found.seconds
+    assert found.to_json()["scheduled_seconds"] == found.scheduled_seconds
+    assert told == [(step, 40) for step in range(1, 41)]
+    said = str(estimate_tables(found)[2])
+    assert "a schedule of 40 steps, and up to 200 until all is forgotten" in said
+
+
+def test_progress_goes_on_by_the_limit_after_the_schedule() -> None:
+    """A run that forgets too slowly: its bar is not full while it goes on, and is when it ends."""
+    still = {"lr": 1e-9, "settle": 3, "max_steps": 6, "recalibrate": False}
+    told = list[tuple[int, int]]()
+    unlearn(
+        tinydigits.digits_model(),
+        tinydigits.split(3),
+        preset="default",
+        settings=still | {"probes.inversion.batches": 1, "probes.inversion.iterations": 1},
+        device="cpu",
+        progress=lambda phase, done, total, **_: told.append((done, total)) if phase == "unlearn" else None,
+    )
+    assert told == [(1, 3), (2, 3), (3, 3), (4, 6), (5, 6), (6, 6)]
+
+
+def test_a_method_without_a_schedule(tmp_path: Path, run: RunSettings) -> None:
+    method = find_method("neggrad").configure(None, {"max_steps": 3})
+    found = estimate(
+        tinydigits.digits_model(), tinydigits.split(3), method, run, out=tmp_path, cache=tmp_path
+    )
+    assert found.schedule == 0
+    assert "up to 3 steps; most methods stop" in str(estimate_tables(found)[2])

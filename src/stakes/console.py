@@ -123,14 +123,22 @@ def estimate_tables(found: Estimate) -> list[Table | str]:
             space.add_row(f"{title}: {name}", _size(size))
         space.add_row(f"{title}, together", _size(sum(parts.values())))
     lines: list[Table | str] = [phases, space]
-    lines.append(
-        f"unlearn: up to {found.steps:,} steps; most methods stop once all is forgotten, long before."
-    )
+    lines.append(_steps_said(found))
     for place, free in found.free.items():
         lines.append(f"free where {place} goes: {_size(free)}")
     if sum(found.disk.values()) > min(found.free.values()):
         lines.append("That is less than may be needed.")
     return lines
+
+
+def _steps_said(found: Estimate) -> str:
+    if not found.schedule:
+        return f"unlearn: up to {found.steps:,} steps; most methods stop once all is forgotten, long before."
+    whole = _duration(found.scheduled_seconds)
+    return (
+        f"unlearn: a schedule of {found.schedule:,} steps, and up to {found.steps:,} until all is forgotten. "
+        f"If it is with the schedule, as it mostly is: {whole} together."
+    )
 
 
 def _duration(seconds: float) -> str:

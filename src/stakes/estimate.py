@@ -53,6 +53,8 @@ class Estimate:
         phases: by name; ``trials`` and ``unlearn`` up to the step limit, though most methods stop once the forget set
             is forgotten.
         steps: that limit.
+        schedule: steps before the first test whether all is forgotten; most runs that have some end soon after them.
+        scheduled: ``unlearn`` if it ends with them.
         pace: seconds an image, measured: ``forward``, ``probe`` (forward and back to the pixels), ``step`` (forward and
             back to the weights).
         disk: bytes to be written, by what.
@@ -62,6 +64,8 @@ class Estimate:
 
     phases: dict[str, PhaseEstimate]
     steps: int
+    schedule: int
+    scheduled: PhaseEstimate
     pace: dict[str, float]
     disk: dict[str, int]
     free: dict[str, int]
@@ -73,10 +77,16 @@ class Estimate:
         """All phases."""
         return sum(phase.seconds for phase in self.phases.values())
 
+    @property
+    def scheduled_seconds(self) -> float:
+        """All phases, if the steps end with the schedule."""
+        return self.seconds - self.phases["unlearn"].seconds + self.scheduled.seconds
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, with totals."""
         return asdict(self) | {
             "seconds": self.seconds,
+            "scheduled_seconds": self.scheduled_seconds,
             "disk_bytes": sum(self.disk.values()),
             "memory_bytes": sum(self.memory.values()),
         }
@@ -153,6 +163,8 @@ def estimate(
     return Estimate(
         phases=phases,
         steps=cost.steps,
+        schedule=cost.schedule,
+        scheduled=phase(cost.scheduled, "step"),
         pace=pace,
         disk=_disk(classifier, split, method, missing, run),
         free={"cache": _free(cache), "out": _free(out)},

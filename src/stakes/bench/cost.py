@@ -42,6 +42,8 @@ class CellCost:
     Attributes:
         steps: the limit of the settings; most methods stop once the forget set is forgotten.
         unlearn: steps, what comes before them, and tests whether to stop.
+        schedule: steps that come before the first such test; 0 where it comes at once.
+        scheduled: as ``unlearn``, if it ends with them.
         evaluate: measuring the unlearned model.
     """
 
@@ -49,6 +51,8 @@ class CellCost:
     steps: int
     unlearn: Passes
     evaluate: Passes
+    schedule: int = 0
+    scheduled: Passes = Passes()
 
 
 class Costed(Protocol):
@@ -170,16 +174,22 @@ def cell_cost(cell: Costed, facts: Facts, *, prototypes: bool = False) -> CellCo
         prototypes: whether its anchors come from the features of the retained images.
     """
     sizes = _Sizes(cell, facts)
-    steps = sizes.steps
     setup = _SETUP.get(cell.method.name, lambda _: Passes())(sizes)
     step = _STEP.get(cell.method.name, _by_batches)(sizes)
-    unlearn = setup + step * steps + Passes(_testing(sizes))
     retain = facts.train_images - cell.k
     if prototypes:
-        unlearn += Passes(retain)
+        setup += Passes(retain)
     if cell.run.retain_sample is not None:
         retain = min(retain, cell.run.retain_sample)
-    return CellCost(cell.id, steps, unlearn, Passes(facts.test_images + max(0, retain) + cell.k))
+    schedule = sizes.settings.schedule(sizes.settings.batches(cell.k), sizes.steps)
+    return CellCost(
+        cell.id,
+        sizes.steps,
+        setup + step * sizes.steps + Passes(_testing(sizes, sizes.steps)),
+        Passes(facts.test_images + max(0, retain) + cell.k),
+        schedule,
+        setup + step * schedule + Passes(_testing(sizes, schedule)),
+    )
 
 
 class _Sizes:
@@ -217,13 +227,13 @@ class _Counted:
         return len(self.labels)
 
 
-def _testing(sizes: _Sizes) -> int:
+def _testing(sizes: _Sizes, steps: int) -> int:
     """Passes to see whether it is forgotten: at every step at most all forget images after a first batch of them."""
     k, run = sizes.k, sizes.run
-    measured = sizes.steps // run.measure_every * k
+    measured = steps // run.measure_every * k
     if not sizes.method.stops_when_forgotten:
         return measured
-    return measured + (sizes.steps + 1) * (k + min(k, run.eval_batch))
+    return measured + (steps + 1) * (k + min(k, run.eval_batch))
 
 
 def _by_batches(sizes: _Sizes) -> Passes:

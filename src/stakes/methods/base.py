@@ -166,9 +166,15 @@ class Method(ABC, Generic[S]):
         return {}
 
     def total_steps(self, job: Job[S]) -> int:
-        """The most steps this job can take, for the progress display."""
+        """The most steps this job can take."""
         batches = job.probe_batches if "probes" in self.needs else job.forget_batches
         return job.limit(batches.per_epoch)
+
+    def expected_steps(self, job: Job[S]) -> int:
+        """The steps to show progress by: those of a schedule, since most runs end with it, and the most after it."""
+        most = self.total_steps(job)
+        schedule = job.settings.schedule(job.forget_batches.per_epoch, most)
+        return schedule if job.step <= schedule else most
 
 
 class ForgetCheck:
@@ -237,7 +243,6 @@ def carry_out(
     def forgotten() -> bool:
         return current().agree(check.forgotten(method.deploy(job)))
 
-    total = method.total_steps(job)
     devices = [job.device] if job.device.type == "cuda" else []
     # Dropout draws from the global generators: `Job.steps` seeds them for each step, and here they are put back.
     with deferred() as interrupted, torch.random.fork_rng(devices=devices):
@@ -254,7 +259,8 @@ def carry_out(
                 row["forget_accuracy"] = 0.0 if done else check.accuracy(method.deploy(job))
                 _mark(milestones, method, job, row["forget_accuracy"])
             on_row(row)
-            progress("unlearn", job.step, total, **{k: v for k, v in row.items() if k != "step"})
+            expected = job.step if done else method.expected_steps(job)
+            progress("unlearn", job.step, expected, **{k: v for k, v in row.items() if k != "step"})
             if done:
                 # Nothing to save: the steps since the last safe point lead here again.
                 if current().agree(interrupted(), any_of=True):
