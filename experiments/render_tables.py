@@ -93,6 +93,8 @@ MANY_CLASSES = {
     "default-logits-steps-1600": "held to ten logits, 1,600 steps at most",
 }
 
+PROBLEMS = (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10"))
+
 # What `default` was where more than 16 images are asked for; runs with unlabelled images are of the first form.
 ANSWERS = "default-before-logits"
 FORMS = {
@@ -276,7 +278,7 @@ def milestones() -> str:
 def logits() -> str:
     """Preset `default` of more than 16 images, held to answers, to logits, and with larger steps."""
     lines = ["| | k | `default` | n | test lost | retain lost | changed | steps |", "|---" * 8 + "|"]
-    for data, table_of in (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10")):
+    for data, table_of in PROBLEMS:
         found = {form: grouped(records(RESULTS / form / table_of)) for form in FORMS}
         for group in found[ANSWERS]:
             for form, title in FORMS.items():
@@ -288,17 +290,18 @@ def logits() -> str:
 
 
 def larger_steps() -> str:
-    """Preset `thorough` with logits held and larger steps, beside itself."""
+    """Preset `thorough` with logits held and larger steps, beside itself on the same seeds."""
     lines = [
-        "| k | n | test lost | as it is | retain lost | as it is | changed | as it is | steps | as it is |",
-        "|---" * 10 + "|",
+        "| | k | n | test lost | as it is | retain lost | as it is | changed | as it is | steps | as it is |",
+        "|---" * 11 + "|",
     ]
-    as_it_is = grouped(records(RESULTS / "table2-cifar10"))
-    for (name, k), runs in grouped(records(RESULTS / "thorough-larger-steps")).items():
-        others = as_it_is[name, k]
-        _none_left(runs + others, f"thorough, k = {k}")
-        cells = [str(k), str(len(runs)), *_beside(runs, others), _steps(runs), _steps(others)]
-        lines.append("| " + " | ".join(cells) + " |")
+    for data, table_of in PROBLEMS:
+        as_it_is = grouped(records(RESULTS / table_of))
+        for (name, k), runs in grouped(records(RESULTS / "thorough-larger-steps" / table_of)).items():
+            others = [run for run in as_it_is[name, k] if run.seed in {one.seed for one in runs}]
+            _none_left(runs + others, f"thorough, {data}, k = {k}")
+            cells = [data, str(k), str(len(runs)), *_beside(runs, others), _steps(runs), _steps(others)]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -338,7 +341,7 @@ def unlabelled() -> str:
         "| | k | preset | n | test lost | without | retain lost | without | changed | without |",
         "|---" * 10 + "|",
     ]
-    for data, table_of in (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10")):
+    for data, table_of in PROBLEMS:
         with_them = grouped(records(RESULTS / f"unlabelled-{data}"))
         without = grouped(records(RESULTS / table_of)) | grouped(records(RESULTS / ANSWERS / table_of))
         for (name, k), runs in with_them.items():
