@@ -162,7 +162,9 @@ def test_one_stalled_pass_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(passes) == 64
 
 
-def test_a_schedule_is_what_most_runs_take(tmp_path: Path, run: RunSettings) -> None:
+def test_a_run_that_ends_with_its_schedule_stays_within_what_is_said_of_it(
+    tmp_path: Path, run: RunSettings
+) -> None:
     inversion = {
         "probes.inversion.batches": 1,
         "probes.inversion.batch": 16,

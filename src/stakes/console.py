@@ -137,7 +137,7 @@ def _steps_said(found: Estimate) -> str:
     whole = _duration(found.scheduled_seconds)
     return (
         f"unlearn: a schedule of {found.schedule:,} steps, and up to {found.steps:,} until all is forgotten. "
-        f"If it is with the schedule, as it mostly is: {whole} together."
+        f"A run that ends with its schedule takes {whole} together."
     )
 
 

@@ -163,12 +163,22 @@ def sample_importance(
             return {name: gradient.detach().abs().sum(dim=0) for name, gradient in found.items()}
 
         # Split here as well: vmap's own chunks keep all results until the end.
-        for chosen in torch.arange(len(pixels), device=pixels.device).split(chunk):
-            for found in fit(chosen, magnitudes):
-                for name, value in found.items():
-                    total[name] += value
+        add_up(total, torch.arange(len(pixels), device=pixels.device).split(chunk), magnitudes, fit)
         count += len(pixels)
     return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def add_up(
+    total: Parameters,
+    chunks: Iterable[Tensor],
+    work: Callable[[Tensor], dict[str, Tensor]],
+    fit: Fitting,
+) -> None:
+    """Add to ``total``, in place, what ``work`` gives for each chunk of rows, or for parts of it that fit."""
+    for chunk in chunks:
+        for found in fit(chunk, work):
+            for name, value in found.items():
+                total[name].add_(value)
 
 
 def gradients_at_once(parameters: Parameters) -> int:

@@ -17,8 +17,7 @@ from stakes.models import Classifier, Projector
 SAID = "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
 
 
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def few_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Features of more than two images at once do not fit; the sizes that were tried."""
     real, tried = Classifier.features, list[int]()
 
@@ -32,8 +31,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tried
 
 
-@pytest.fixture
-def gradients(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def few_gradients(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gradients of more than two samples at once do not fit; the numbers that were tried."""
     real, tried = torch.func.vmap, list[int]()
 
@@ -66,46 +64,46 @@ def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> Non
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_nearest_classes(request: pytest.FixtureRequest) -> None:
+def test_the_nearest_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(BoundaryShrink.configure(), "cnn")
     with job.meter.phase("whole") as whole:
         wanted = BoundaryShrink.nearest(job)
-    tried = request.getfixturevalue("passes")
+    tried = few_images(monkeypatch)
     with job.meter.phase("parts") as parts:
         assert torch.equal(BoundaryShrink.nearest(job), wanted)
     assert tried[0] == 4, "all at once did not fit"
     assert (parts.forward, parts.backward) == (whole.forward, whole.backward) == (8, 4), "counted once"
 
 
-def test_answers_of_the_original_on_all_probes(request: pytest.FixtureRequest) -> None:
+def test_answers_of_the_original_on_all_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = structure("sample")[1].affinities
-    tried = request.getfixturevalue("passes")
+    tried = few_images(monkeypatch)
     torch.testing.assert_close(structure("sample")[1].affinities, wanted)
     assert tried[0] == 6, "all at once did not fit"
 
 
-def test_importance_from_batches(request: pytest.FixtureRequest) -> None:
-    """Its gradient is that of the whole batch, so it is cut like a step: the run says into how many images."""
+def test_importance_from_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient is that of the whole batch, so it is cut like a step, as far as the run says."""
     wanted = structure("batch")[1].importance()
-    request.getfixturevalue("passes")
+    few_images(monkeypatch)
     with pytest.raises(RuntimeError, match="allocate memory"):
         structure("batch")[1].importance()
     same(structure("batch", most=2)[1].importance(), wanted)
 
 
-def test_importance_from_samples(request: pytest.FixtureRequest) -> None:
+def test_importance_from_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = structure("sample")[1].importance()
-    tried = request.getfixturevalue("gradients")
+    tried = few_gradients(monkeypatch)
     same(structure("sample")[1].importance(), wanted)
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
 
 
-def test_fisher_information(request: pytest.FixtureRequest) -> None:
+def test_fisher_information(monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(Fisher.configure(), "cnn")
     pixels = job.retain.batch(slice(0, 4))
     wanted = fisher_sum(job.original, pixels)
-    request.getfixturevalue("passes")
-    tried = request.getfixturevalue("gradients")
+    few_images(monkeypatch)
+    tried = few_gradients(monkeypatch)
     same(fisher_sum(job.original, pixels), wanted)
     assert tried[:4] == [8, 4, 2, 2], "3 classes of 4 images, 8 at once"
 

@@ -51,8 +51,8 @@ class CellCost:
     steps: int
     unlearn: Passes
     evaluate: Passes
-    schedule: int = 0
-    scheduled: Passes = Passes()
+    schedule: int
+    scheduled: Passes
 
 
 class Costed(Protocol):
@@ -174,21 +174,25 @@ def cell_cost(cell: Costed, facts: Facts, *, prototypes: bool = False) -> CellCo
         prototypes: whether its anchors come from the features of the retained images.
     """
     sizes = _Sizes(cell, facts)
-    setup = _SETUP.get(cell.method.name, lambda _: Passes())(sizes)
-    step = _STEP.get(cell.method.name, _by_batches)(sizes)
+    setup: Passes = _SETUP.get(cell.method.name, lambda _: Passes())(sizes)
+    step: Passes = _STEP.get(cell.method.name, _by_batches)(sizes)
     retain = facts.train_images - cell.k
     if prototypes:
         setup += Passes(retain)
     if cell.run.retain_sample is not None:
         retain = min(retain, cell.run.retain_sample)
+
+    def ended(steps: int) -> Passes:
+        return setup + step * steps + Passes(_testing(sizes, steps))
+
     schedule = sizes.settings.schedule(sizes.settings.batches(cell.k), sizes.steps)
     return CellCost(
-        cell.id,
-        sizes.steps,
-        setup + step * sizes.steps + Passes(_testing(sizes, sizes.steps)),
-        Passes(facts.test_images + max(0, retain) + cell.k),
-        schedule,
-        setup + step * schedule + Passes(_testing(sizes, schedule)),
+        cell=cell.id,
+        steps=sizes.steps,
+        unlearn=ended(sizes.steps),
+        evaluate=Passes(facts.test_images + max(0, retain) + cell.k),
+        schedule=schedule,
+        scheduled=ended(schedule),
     )
 
 

@@ -21,7 +21,7 @@ from stakes.memory import Fitting
 from stakes.methods.base import Method, Row
 from stakes.methods.job import Batch, Job
 from stakes.models.classifier import Classifier
-from stakes.structure import gradients_at_once
+from stakes.structure import add_up, gradients_at_once
 
 _FLOOR = 1e-8
 
@@ -181,11 +181,8 @@ def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -
         weights = probabilities.flatten()[part]
         return {name: torch.einsum("n,n...->...", weights, one.square()) for name, one in found.items()}
 
-    fit = Fitting("the number of gradients at once")
-    for pairs in torch.arange(count * classes, device=pixels.device).split(chunk):
-        for found in fit(pairs, squares):
-            for name, value in found.items():
-                total[name] += value
+    pairs = torch.arange(count * classes, device=pixels.device).split(chunk)
+    add_up(total, pairs, squares, Fitting("the number of gradients at once"))
     return total
 
 
