@@ -48,12 +48,18 @@ MANY_CLASSES = {
 
 PROBLEMS = (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10"))
 
-# What `default` was where more than 16 images are asked for; runs with unlabelled images are of the first form.
-ANSWERS = "default-before-logits"
+# What the presets were where more than 16 images are asked for; runs with unlabelled images are of the first forms.
+ANSWERS = ("default-before-logits", "thorough-before-logits")
 FORMS = {
-    ANSWERS: "held to answers",
-    "default-before-lr": "held to logits",
-    "": "and larger steps: as it is",
+    "default": {
+        ANSWERS[0]: "held to answers",
+        "default-before-lr": "held to logits",
+        "": "and larger steps: as it is",
+    },
+    "thorough": {
+        ANSWERS[1]: "held to answers, weight 6, schedule of 500",
+        "": "held to logits, larger steps, weight 32, schedule of 200: as it is",
+    },
 }
 
 
@@ -150,33 +156,19 @@ def milestones() -> str:
     return "\n".join(lines)
 
 
-def logits() -> str:
-    """Preset `default` of more than 16 images, held to answers, to logits, and with larger steps."""
-    lines = ["| | k | `default` | n | test lost | retain lost | changed | steps |", "|---" * 8 + "|"]
+def forms_of(preset: str) -> str:
+    """What a preset was where more than 16 images are asked for, and what it is: three seeds each."""
+    lines = [f"| | k | `{preset}` | n | test lost | retain lost | changed | steps |", "|---" * 8 + "|"]
+    forms = FORMS[preset]
     for data, table_of in PROBLEMS:
-        found = {form: grouped(records(RESULTS / form / table_of)) for form in FORMS}
-        for group in found[ANSWERS]:
-            for form, title in FORMS.items():
-                runs = found[form][group]
-                _none_left(runs, f"{data}, k = {group[1]}")
+        found = {form: grouped(records(RESULTS / form / table_of)) for form in forms}
+        for group in found[next(iter(forms))]:
+            for form, title in forms.items():
+                if not (runs := found[form].get(group, [])):
+                    continue
+                _none_left(runs, f"{preset}, {data}, k = {group[1]}")
                 cells = [data, str(group[1]), title, str(len(runs)), *beside(runs), _steps(runs)]
                 lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def larger_steps() -> str:
-    """Preset `thorough` with logits held and larger steps, beside itself on the same seeds."""
-    lines = [
-        "| | k | n | test lost | as it is | retain lost | as it is | changed | as it is | steps | as it is |",
-        "|---" * 11 + "|",
-    ]
-    for data, table_of in PROBLEMS:
-        as_it_is = grouped(records(RESULTS / table_of))
-        for (name, k), runs in grouped(records(RESULTS / "thorough-larger-steps" / table_of)).items():
-            others = [run for run in as_it_is[name, k] if run.seed in {one.seed for one in runs}]
-            _none_left(runs + others, f"thorough, {data}, k = {k}")
-            cells = [data, str(k), str(len(runs)), *beside(runs, others), _steps(runs), _steps(others)]
-            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -31,7 +31,9 @@ def by_request() -> str:
     ]
     for data, table_of in PROBLEMS:
         with_them = grouped(records(RESULTS / f"unlabelled-{data}"))
-        without = grouped(records(RESULTS / table_of)) | grouped(records(RESULTS / ANSWERS / table_of))
+        without = grouped(records(RESULTS / table_of))
+        for form in ANSWERS:
+            without |= grouped(records(RESULTS / form / table_of))
         for (name, k), runs in with_them.items():
             others = without.get((name.removesuffix(" with unlabelled images"), k), [])
             cells = [data, str(k), f"`{name.split()[1]}`", str(len(runs)), *beside(runs, others)]
@@ -42,7 +44,7 @@ def by_request() -> str:
 def by_number() -> str:
     """What `default` loses after 64 faces, by the number of unlabelled images."""
     by_count: dict[int, list[Record]] = {}
-    for folder in (f"{ANSWERS}/table3-faces10", "unlabelled-few-faces10", "unlabelled-faces10"):
+    for folder in (f"{ANSWERS[0]}/table3-faces10", "unlabelled-few-faces10", "unlabelled-faces10"):
         for run in records(RESULTS / folder):
             if (run.method, run.preset, run.after.forget_images) == ("structguard", "default", 64):
                 by_count.setdefault(run.unlabelled.images if run.unlabelled else 0, []).append(run)

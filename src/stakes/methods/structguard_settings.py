@@ -218,6 +218,9 @@ FOR_FEW = {
             "max_steps": 400,
         },
     ),
+    "thorough": ForFew(
+        16, {"del_weight": 6.0, "settle": 500, "retention": "soft", "lr": 0.0025, "max_steps": 1600}
+    ),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -227,12 +230,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variants": 2,
         "variant_images": None,
         "variants_of_many": True,
-        "del_weight": 6.0,
-        "retention": "soft",
+        "del_weight": 32.0,
         "hinge_mean": "all",
-        "settle": 500,
-        "lr": 0.0025,
-        "max_steps": 1600,
+        "settle": 200,
     },
     "paper": {},
     "authors": {
