@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from doubles import job_of, problem
+from doubles import job_of, problem, steps_of
 
 from stakes.errors import OutOfMemoryError
 from stakes.methods import BoundaryShrink, Fisher, Job, StructGuard
@@ -106,6 +106,18 @@ def test_fisher_information(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = few_gradients(monkeypatch)
     same(fisher_sum(job.original, pixels), wanted)
     assert tried[:4] == [8, 4, 2, 2], "3 classes of 4 images, 8 at once"
+
+
+def test_what_did_not_fit_in_one_step_of_fisher_is_not_tried_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = Fisher.configure(overrides={"retain_batch": 8, "max_steps": 3})
+    job = job_of(method, "cnn")
+    few_images(monkeypatch)
+    tried = few_gradients(monkeypatch)
+    assert len(steps_of(method, job)) == 3
+    assert tried[:3] == [8, 4, 2]
+    assert set(tried[3:]) == {2}
 
 
 def test_not_even_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,11 +90,12 @@ class Fisher(Method[FisherSettings]):
         if job.model.projector is not None:
             job.track("projector", job.model.projector)
         running = job.track("fisher", _Running(job.original))
+        fits = _fits()
         for step in job.steps(self._per_epoch(job)):
             batch = self._batch(job, step)
             classes = job.model.num_classes
             job.meter.count(forward=(1 + classes) * len(batch), backward=classes * len(batch))
-            running.add(fisher_sum(job.original, batch.pixels), len(batch))
+            running.add(fisher_sum(job.original, batch.pixels, fits=fits), len(batch))
             row = {"fisher_mean": running.mean()}
             if step + 1 == total:
                 row["noise_norm"] = self._scrub(job, running.diagonal())
@@ -150,13 +151,20 @@ def noise_variance(diagonal: Tensor, settings: FisherSettings, *, head: bool) ->
     return variance
 
 
-def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -> dict[str, Tensor]:
+def fisher_sum(
+    model: Classifier,
+    pixels: Tensor,
+    *,
+    chunk: int | None = None,
+    fits: tuple[Fitting, Fitting] | None = None,
+) -> dict[str, Tensor]:
     """Σ_x Σ_y p(y|x) (∂ log p(y|x) / ∂θ)², with the gradient of every image and label on its own.
 
     Args:
         model: in evaluation mode.
         pixels: (n, C, H, W).
         chunk: pairs of image and label whose gradients are held at once; None: as suits the device.
+        fits: how much fits into memory, of forward passes and of gradients, as earlier calls found; None: unknown.
 
     Returns:
         A tensor of θ's shape for each parameter of ``model``, a sum over images.
@@ -168,9 +176,10 @@ def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -
         return F.log_softmax(logits.float(), dim=1)[0].gather(0, label)[0]
 
     chunk = chunk or gradients_at_once(parameters)
+    forward, backward = fits or _fits()
     gradients = torch.func.vmap(torch.func.grad(log_probability), in_dims=(None, 0, 0))
     with torch.no_grad():
-        probabilities = torch.cat(Fitting("retain_batch")(pixels, model)).float().softmax(dim=1)
+        probabilities = torch.cat(forward(pixels, model)).float().softmax(dim=1)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count, classes = probabilities.shape
     labels = torch.arange(classes, device=pixels.device).repeat(count)
@@ -182,8 +191,12 @@ def fisher_sum(model: Classifier, pixels: Tensor, *, chunk: int | None = None) -
         return {name: torch.einsum("n,n...->...", weights, one.square()) for name, one in found.items()}
 
     pairs = torch.arange(count * classes, device=pixels.device).split(chunk)
-    add_up(total, pairs, squares, Fitting("the number of gradients at once"))
+    add_up(total, pairs, squares, backward)
     return total
+
+
+def _fits() -> tuple[Fitting, Fitting]:
+    return Fitting("retain_batch"), Fitting("the number of gradients at once")
 
 
 class _Running:
