@@ -1,0 +1,19 @@
+"""What several tests of methods are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structguard_jobs import job_like_the_text
+
+
+@pytest.fixture
+def make_job(tmp_path: Path):
+    """:func:`structguard_jobs.job_like_the_text`, with its probes in the test's folder."""
+
+    def make(**settings: Any):
+        return job_like_the_text(tmp_path, **settings)
+
+    return make
