@@ -83,6 +83,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run on digits that nobody interrupted."""
+    from api_runs import run
+
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, run(folder / "cache", out=folder / "run")
+
+
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits between two attempts to reach a hub."""
