@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from doubles import NAMES, Linear, images, problem
 
@@ -125,3 +126,18 @@ def recognised_rows(ledger: Ledger) -> list[int]:
     assert train is not None
     model = ledger.current(ledger.view())
     return (model(train.batch(slice(None))).argmax(1) == train.labels).nonzero().flatten().tolist()
+
+
+class Stop(Exception):
+    """Pulls the plug."""
+
+
+def interrupted(ledger: Ledger, **more: Any) -> None:
+    """A batch that is stopped once its steps begin."""
+
+    def stop(phase: str, done: int, total: int, **_: float) -> None:
+        if phase == "unlearn":
+            raise Stop
+
+    with pytest.raises(Stop):
+        carry_out(ledger, progress=stop, **more)

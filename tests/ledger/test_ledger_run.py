@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from doubles import NAMES
 from ledgerkit import (
     ROWS,
@@ -19,20 +16,17 @@ from ledgerkit import (
     ask,
     asked_and_done,
     carry_out,
+    interrupted,
     kinds,
-    new_ledger,
     recognised_rows,
     solve,
     source,
 )
 
-from stakes.data.images import ImageSet
 from stakes.data.sources import Source
 from stakes.data.unlabelled import open_unlabelled
-from stakes.errors import ConfigError, DataError, OutputError, RunFolderError
-from stakes.evaluator import sampled
-from stakes.ledger import Ledger, LedgerError, add_request, prune_states, verify_ledger
-from stakes.ledger.states import ModelStates
+from stakes.errors import ConfigError, DataError
+from stakes.ledger import Ledger, LedgerError, prune_states
 from stakes.methods import Method
 from stakes.records import Record
 
@@ -227,293 +221,3 @@ def test_what_is_not_forgotten_stays_pending(ledger: Ledger) -> None:
     assert "checked" not in kinds(ledger)
     assert carry_out(ledger).done
     assert [batch.outcome for batch in ledger.view().requests[1].tries] == ["not forgotten", "done"]
-
-
-def test_the_same_image_twice(ledger: Ledger) -> None:
-    assert ask(ledger, (0, 1)).again == {}
-    added = ask(ledger, (1, 3, 1))
-    assert added.images == 2
-    assert added.again == {1: 1}
-    assert carry_out(ledger).done
-    assert ask(ledger, (0, 1)).again == {1: 2, 2: 1}
-    report = carry_out(ledger)
-    assert report.done
-    finished = ledger.view().attempts[3].finished
-    assert finished is not None
-    assert finished.body.stop_reason == "already forgotten"
-    assert not {0, 1, 3} & set(recognised_rows(ledger))
-
-
-def test_a_twin_of_a_forgotten_image_is_not_retained(tmp_path: Path) -> None:
-    train = source().train
-    assert train is not None
-    twice = train.subset([*range(36), 0])
-    ledger = new_ledger(tmp_path / "ledger")
-    ask(ledger, (0,))
-    carry_out(ledger, data=Source(twice, None, NAMES, "twins"))
-    assert Record.load(ledger.run(1) / "record.json").before.retain_images == 35
-
-
-def test_with_a_sample_no_other_retained_image_is_hashed(tmp_path: Path) -> None:
-    """Nor is a twin of a forgotten image in the sample, wherever it lies; and the sample is that of a plain run."""
-    train = source().train
-    assert train is not None
-    hashed: set[int] = set()
-
-    class Watched(ImageSet):
-        def hashes(self) -> list[str]:
-            hashed.update(self._rows.tolist())
-            return super().hashes()
-
-        def _view(self, rows: torch.Tensor, labels: torch.Tensor, *more: Any) -> ImageSet:
-            return Watched(self._store, labels, *more, rows=rows)
-
-    def watched(images: ImageSet) -> ImageSet:
-        return Watched(images._store, images.labels, images.class_names, images.size, rows=images._rows)
-
-    retained = train.subset(range(1, 36))
-    ledger = new_ledger(tmp_path / "ledger")
-    ask(ledger, (0,))
-    data = Source(watched(train), None, NAMES, "large")
-    assert carry_out(ledger, data=data, retain_sample=4, seed=5).done
-    record = Record.load(ledger.run(1) / "record.json")
-    assert record.hashes.retain_set == sampled(retained, 4, 5).fingerprint()
-    assert len(hashed) == 5
-
-    twice = train.subset([0, 0, 0, 0, 7, 0])
-    second = new_ledger(tmp_path / "second")
-    ask(second, (0,))
-    carry_out(second, data=Source(twice, None, NAMES, "twins"), retain_sample=5)
-    only = Record.load(second.run(1) / "record.json")
-    assert only.before.retain_images == 1
-    assert only.hashes.retain_set == train.subset([7]).fingerprint()
-
-
-def test_an_image_that_the_data_lack_is_named_before_anything_starts(ledger: Ledger) -> None:
-    asked_and_done(ledger)
-    ask(ledger, (9,))
-    train = source().train
-    assert train is not None
-    lost = train.hashes()[1]
-    fewer = Source(train.subset([row for row in range(36) if row != 1]), None, NAMES, "fewer")
-    before = kinds(ledger)
-    for call in (lambda: carry_out(ledger, data=fewer), lambda: verify_ledger(ledger, data=fewer)):
-        with pytest.raises(DataError, match="1 images of requests cannot be found") as caught:
-            call()
-        assert f"{lost[:12]}… of request 1 (once row 1 of the training split)" in str(caught.value)
-    assert kinds(ledger) == before
-
-
-def test_moved_rows_are_found_by_their_hash(ledger: Ledger) -> None:
-    asked_and_done(ledger)
-    train = source().train
-    assert train is not None
-    order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
-    assert verify_ledger(ledger, data=Source(train.subset(order), None, NAMES, "moved")).ok
-    # The class is part of the hash: the same pixels under another name are another image.
-    other = ImageSet.from_tensors(train.batch(slice(None)), (train.labels + 1) % 3, NAMES)
-    with pytest.raises(DataError, match="cannot be found"):
-        verify_ledger(ledger, data=Source(other, None, NAMES, "other labels"))
-
-
-def test_kept_images_need_no_data(tmp_path: Path) -> None:
-    ledger = new_ledger(tmp_path / "ledger", keep_images=True)
-    asked_and_done(ledger)
-    assert len(list(ledger.images.iterdir())) == len(ASKED)
-    if os.name == "posix":
-        modes = {
-            path.stat().st_mode & 0o077 for path in (ledger.path, ledger.images, *ledger.images.iterdir())
-        }
-        assert modes == {0}
-    assert verify_ledger(ledger).ok
-    assert verify_ledger(ledger, model=ledger.states.load(*original(ledger))).recognised.keys() == {1, 2, 3}
-    damaged = next(ledger.images.iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    with pytest.raises(DataError, match=damaged.stem[:12]):
-        verify_ledger(ledger)
-    assert verify_ledger(ledger, data=source()).ok
-
-
-def original(ledger: Ledger) -> tuple[str, str]:
-    made = ledger.view().created.body
-    return made.model, made.config
-
-
-def test_without_kept_images_no_pixel_is_in_the_ledger(ledger: Ledger) -> None:
-    asked_and_done(ledger)
-    train = source().train
-    assert train is not None
-    pieces = [train.batch([row]).numpy().tobytes()[:64] for row in ASKED]
-    for path in ledger.path.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert not any(piece in content for piece in pieces), path
-
-
-# -- faults ----------------------------------------------------------------------------------------------------
-
-
-def test_a_second_process_is_refused_but_may_ask(ledger: Ledger) -> None:
-    ask(ledger, ROWS[0])
-    with ledger.claimed():
-        with pytest.raises(RunFolderError, match=r"one at work.*Requests can be added meanwhile"):
-            carry_out(ledger)
-        assert ask(ledger, ROWS[1]).number == 2
-    assert carry_out(ledger).done
-
-
-def test_a_request_that_arrives_during_a_run_waits(ledger: Ledger) -> None:
-    ask(ledger, ROWS[0])
-
-    def arrives(phase: str, done: int, total: int, **_: float) -> None:
-        if phase == "evaluate before" and done == 0:
-            ask(ledger, ROWS[1])
-
-    report = carry_out(ledger, progress=arrives)
-    assert [batch.requests for batch in report.batches] == [(1,)]
-    view = ledger.view()
-    assert [request.status for request in view.requests.values()] == ["done", "pending"]
-    assert view.attempts[1].started.body.known == 1
-    assert carry_out(ledger).done
-
-
-class Stop(Exception):
-    """Pulls the plug."""
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_stopped_at_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
-    """Whether an event was written or not when the plug is pulled, the same calls lead to the same ledger."""
-    uncut = new_ledger(tmp_path / "uncut")
-    template = new_ledger(tmp_path / "template")
-    for one in (uncut, template):
-        for rows in ROWS[:2]:
-            ask(one, rows)
-    carry_out(uncut, solve(Amnesiac))
-    wanted = [(event.body.kind, event.seq) for event in uncut.store.events()]
-    cut = Ledger(tmp_path / "cut", factory=template.factory)
-    shutil.copytree(template.path, cut.path)
-    store = type(cut.store)
-    append = store.append
-
-    def pulled(self: Any, *words: Any) -> Any:
-        if after:
-            append(self, *words)
-        raise Stop
-
-    for _ in range(len(wanted) - 3):
-        with monkeypatch.context() as patch:
-            if after:
-                patch.setattr(store, "append", pulled)
-            else:
-                left = [1]
-
-                def once(self: Any, *words: Any, left: list[int] = left) -> Any:
-                    if not left:
-                        raise Stop
-                    left.pop()
-                    return append(self, *words)
-
-                patch.setattr(store, "append", once)
-            try:
-                carry_out(cut, solve(Amnesiac))
-            except Stop:
-                continue
-            break
-    assert [(event.body.kind, event.seq) for event in cut.store.events()] == wanted
-    assert cut.view().current == uncut.view().current
-    assert cut.view().open_batch is None
-    assert verify_ledger(cut, data=source()).ok
-
-
-def interrupted(ledger: Ledger, **more: Any) -> None:
-    def stop(phase: str, done: int, total: int, **_: float) -> None:
-        if phase == "unlearn":
-            raise Stop
-
-    with pytest.raises(Stop):
-        carry_out(ledger, progress=stop, **more)
-
-
-def test_other_options_do_not_resume(ledger: Ledger) -> None:
-    ask(ledger, ROWS[0])
-    interrupted(ledger)
-    assert ledger.view().requests[1].status == "at work"
-    with pytest.raises(
-        LedgerError, match=r"at work with other options.*'solve' there, 'amnesiac' now.*--abandon"
-    ):
-        carry_out(ledger, solve(Amnesiac))
-    with pytest.raises(LedgerError, match="seed"):
-        carry_out(ledger, seed=1)
-    report = carry_out(ledger, eval_batch=7)
-    assert report.batches[0].runs == (1,)
-    assert report.done
-
-
-def test_an_interrupted_batch_can_be_abandoned(ledger: Ledger) -> None:
-    ask(ledger, ROWS[0])
-    interrupted(ledger)
-    report = carry_out(ledger, solve(Amnesiac), abandon=True)
-    assert report.batches[0].runs == (2,)
-    assert report.done
-    assert [batch.outcome for batch in ledger.view().batches] == ["abandoned", "done"]
-    assert not (ledger.run(1) / "state").exists()
-
-
-def test_full_disk_while_a_state_is_kept(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(ledger, ROWS[0])
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("stakes.ledger.states._link", full)
-        with pytest.raises(OutputError, match="full disk"):
-            carry_out(ledger)
-    assert kinds(ledger)[-1] == "started"
-    assert ledger.states.present() == [ledger.view().current], "nothing half is left"
-    assert carry_out(ledger).done
-    assert len(ledger.view().attempts) == 1
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_state_is_never_used(ledger: Ledger, name: str) -> None:
-    asked_and_done(ledger)
-    ask(ledger, (9,))
-    view = ledger.view()
-    path = ledger.states.folder(view.current) / name
-    content = path.read_bytes()
-    if name == "config.json":  # the classes in another order: every image would seem forgotten
-        path.write_bytes(content.replace(b"ant", b"xxx").replace(b"bee", b"ant").replace(b"xxx", b"bee"))
-    else:
-        path.write_bytes(content[:-8] + bytes(8))
-    for call in (lambda: carry_out(ledger), lambda: verify_ledger(ledger, data=source())):
-        with pytest.raises(LedgerError, match=r"models/\w+ is damaged"):
-            call()
-    path.write_bytes(content)
-    shutil.move(ledger.states.folder(view.current), ledger.path / "elsewhere")
-    with pytest.raises(LedgerError, match=r"is not in .*models"):
-        carry_out(ledger, abandon=True)
-
-
-def test_links_are_not_needed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    monkeypatch.setattr(os, "link", refuse)
-    asked_and_done(ledger)
-
-
-def test_wrong_calls(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="repair rounds"):
-        carry_out(ledger, repair_rounds=-1)
-    with pytest.raises(ConfigError, match="both ways"):
-        carry_out(ledger, settings={"lr": 1.0})
-    with pytest.raises(LedgerError, match="new or empty folder"):
-        new_ledger(ledger.path)
-    with pytest.raises(LedgerError, match="no ledger"):
-        carry_out(Ledger(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="--data"):
-        add_request(ledger, "random:3")
-    assert isinstance(ledger.states, ModelStates)
-    assert solve(Solve).settings.max_steps == 1
