@@ -17,7 +17,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 ON_THE_WAY = (
     "milestones/cifar10-k16",
-    "audits/cifar10-k64-structguard-before-logits",
+    "milestones/cifar10-k64",
     "milestones/cifar10-k128",
     "milestones/cifar10-k256",
 )
