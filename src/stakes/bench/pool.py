@@ -111,6 +111,10 @@ class _Crew:
             task, worker.task = worker.task, None
             self.schedule.end(task)
             self.board.ended(task, rest[0])
+            if worker.asked:
+                # Ctrl-C came after its last safe point: it waits for another task, and would for ever.
+                with contextlib.suppress(BrokenPipeError):
+                    worker.pipe.send(None)
 
     def _lost(self, worker: _Worker) -> None:
         """A worker ended without a word: its cell failed, and another worker takes its place."""
