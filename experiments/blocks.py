@@ -164,8 +164,7 @@ def forms_of(preset: str) -> str:
         found = {form: grouped(records(RESULTS / form / table_of)) for form in forms}
         for group in found[next(iter(forms))]:
             for form, title in forms.items():
-                if not (runs := found[form].get(group, [])):
-                    continue
+                runs = found[form][group]
                 _none_left(runs, f"{preset}, {data}, k = {group[1]}")
                 cells = [data, str(group[1]), title, str(len(runs)), *beside(runs), _steps(runs)]
                 lines.append("| " + " | ".join(cells) + " |")

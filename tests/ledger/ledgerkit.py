@@ -21,6 +21,7 @@ from stakes.methods import Job, Method
 
 ROWS = ((0, 1), (3, 4), (6, 7))
 """Three requests of two images."""
+ASKED = {row for rows in ROWS for row in rows}
 
 
 class Clock:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from doubles import NAMES
 from ledgerkit import (
-    ROWS,
+    ASKED,
     ask,
     asked_and_done,
     carry_out,
@@ -26,8 +26,6 @@ from stakes.errors import DataError
 from stakes.evaluator import sampled
 from stakes.ledger import Ledger, verify_ledger
 from stakes.records import Record
-
-ASKED = {row for rows in ROWS for row in rows}
 
 
 def test_the_same_image_twice(ledger: Ledger) -> None:

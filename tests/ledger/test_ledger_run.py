@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from doubles import NAMES
 from ledgerkit import (
+    ASKED,
     ROWS,
     Amnesiac,
     Lame,
@@ -29,8 +30,6 @@ from stakes.errors import ConfigError, DataError
 from stakes.ledger import Ledger, LedgerError, prune_states
 from stakes.methods import Method
 from stakes.records import Record
-
-ASKED = {row for rows in ROWS for row in rows}
 
 
 def test_one_after_another(ledger: Ledger) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structguard_jobs import job_like_the_text
@@ -13,7 +13,4 @@ from structguard_jobs import job_like_the_text
 def make_job(tmp_path: Path):
     """:func:`structguard_jobs.job_like_the_text`, with its probes in the test's folder."""
 
-    def make(**settings: Any):
-        return job_like_the_text(tmp_path, **settings)
-
-    return make
+    return functools.partial(job_like_the_text, tmp_path)

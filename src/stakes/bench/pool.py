@@ -111,10 +111,6 @@ class _Crew:
             task, worker.task = worker.task, None
             self.schedule.end(task)
             self.board.ended(task, rest[0])
-            if worker.asked:
-                # Ctrl-C came after its last safe point: it waits for another task, and would for ever.
-                with contextlib.suppress(BrokenPipeError):
-                    worker.pipe.send(None)
 
     def _lost(self, worker: _Worker) -> None:
         """A worker ended without a word: its cell failed, and another worker takes its place."""
@@ -147,10 +143,11 @@ class _Crew:
             with contextlib.suppress(ProcessLookupError, BrokenPipeError):
                 if not worker.ready:
                     worker.process.terminate()
-                elif worker.task is not None and worker.process.pid is not None:
+                    continue
+                if worker.task is not None and worker.process.pid is not None:
                     os.kill(worker.process.pid, signal.SIGINT)
-                else:
-                    worker.pipe.send(None)
+                # Busy ones too: one that the signal reaches after its last safe point waits for another task.
+                worker.pipe.send(None)
         while self.workers:
             self.listen(1.0)
 
