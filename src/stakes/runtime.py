@@ -114,6 +114,18 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=kind)
 
 
+def loss_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    """What scales the loss of a step, so that small gradients do not vanish in ``fp16``; else it passes all through.
+
+    It starts low beside PyTorch's 65,536: each step that overflows is left out, and schedules here are short.
+
+    Example:
+        >>> loss_scaler(torch.device("cpu"), "bf16").is_enabled()
+        False
+    """
+    return torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=precision == "fp16")
+
+
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every part has the mode it had, so that a frozen layer stays frozen.

@@ -288,16 +288,16 @@ class Interrupting:
             signal.raise_signal(signal.SIGINT)
 
 
-def check_resume(row: Row, first: Unlearned, cache: Path, folder: Path) -> None:
+def check_resume(row: Row, first: Unlearned, cache: Path, folder: Path, **call: Any) -> None:
     """Interrupted after some steps, the same call goes on to the same bytes and history."""
     steps = first.record.steps
     assert steps >= 3, f"only {steps} steps: nothing to interrupt; choose gentler settings for this row"
     for after in sorted({1, steps // 2, steps - 1}):
         out = folder / str(after)
         with pytest.raises(KeyboardInterrupt):
-            run(row, cache=cache, out=out, progress=Interrupting(after))
+            run(row, cache=cache, out=out, progress=Interrupting(after), **call)
         assert not (out / "record.json").exists()
-        resumed = run(row, cache=cache, out=out)
+        resumed = run(row, cache=cache, out=out, **call)
         assert same(weights(resumed), weights(first)), f"resumed after step {after}: other weights"
         assert resumed.history == first.history, f"resumed after step {after}: another history"
         assert resumed.record.digest() == first.record.digest()
@@ -310,6 +310,17 @@ def check_architecture(row: Row, network: str, cache: Path) -> None:
     if row.steps:
         assert not same(weights(result), problem(network).model.exported_state())
     assert result.classifier(torch.rand(2, 3, 8, 8).to(_on)).shape == (2, 3)
+
+
+def check_half_precision(row: Row, precision: str, cache: Path) -> None:
+    """With passes in half precision it does what it promises, and no weight is lost to overflow."""
+    result = run(row, cache=cache, precision=precision)
+    assert all(torch.isfinite(value).all() for value in weights(result).values() if value.is_floating_point())
+    assert result.record.run["precision"] == precision
+    if row.steps:
+        assert not same(weights(result), problem().model.exported_state())
+    if row.forgets:
+        assert result.record.forgotten
 
 
 def check_one_image(row: Row, cache: Path) -> None:

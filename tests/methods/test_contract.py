@@ -100,6 +100,11 @@ def test_architecture(row: Row, network: str, cache: Path) -> None:
     contract.check_architecture(row, network, cache)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision(row: Row, precision: str, cache: Path) -> None:
+    contract.check_half_precision(row, precision, cache)
+
+
 def test_one_image(row: Row, cache: Path) -> None:
     contract.check_one_image(row, cache)
 

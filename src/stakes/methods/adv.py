@@ -61,4 +61,4 @@ class Adv(Method[AdvSettings]):
         optimizer = sgd(job)
         for step in job.steps(job.probe_batches.per_epoch):
             kept, gone = job.probe_batch(step), job.forget_batch(step)
-            yield descend(optimizer, opposing_losses(job, kept, gone, passes=job.settings.passes))
+            yield descend(job, optimizer, opposing_losses(job, kept, gone, passes=job.settings.passes))

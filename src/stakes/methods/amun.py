@@ -105,7 +105,7 @@ class Amun(Method[AmunSettings]):
                 group["lr"] = settings.lr * settings.lr_decay**drops
             pixels, labels, _ = mixture.batch(batches.at(step))
             logits = train_logits(job, pixels.to(job.device))
-            yield descend(optimizer, {"loss_mixture": F.cross_entropy(logits, labels.to(job.device))})
+            yield descend(job, optimizer, {"loss_mixture": F.cross_entropy(logits, labels.to(job.device))})
 
     def total_steps(self, job: Job[AmunSettings]) -> int:
         """The most steps of this job."""

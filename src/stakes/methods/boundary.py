@@ -84,7 +84,7 @@ class BoundaryShrink(Method[ShrinkSettings]):
             batch = job.forget_batch(step)
             targets = nearest.cpu()[batch.indices].to(job.device)
             loss = F.cross_entropy(train_logits(job, batch.pixels), targets)
-            yield descend(optimizer, {"loss_forget": loss})
+            yield descend(job, optimizer, {"loss_forget": loss})
 
     @staticmethod
     def nearest(job: Job[ShrinkSettings]) -> Tensor:
@@ -154,7 +154,7 @@ class BoundaryExpand(Method[BoundarySettings]):
             with job.autocast():
                 logits = widened_logits(job.model, shadow, train_features(job, batch.pixels)).float()
             targets = torch.full_like(batch.labels, job.model.num_classes)
-            yield descend(optimizer, {"loss_forget": F.cross_entropy(logits, targets)})
+            yield descend(job, optimizer, {"loss_forget": F.cross_entropy(logits, targets)})
 
     @staticmethod
     def _shadow(job: Job[BoundarySettings]) -> nn.Linear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from stakes.errors import DataError
 from stakes.joined_probes import Probes
 from stakes.meter import Meter
 from stakes.models.classifier import Classifier
-from stakes.runtime import autocast, derive_seed, generator
+from stakes.runtime import autocast, derive_seed, generator, loss_scaler
 
 S = TypeVar("S", bound=MethodSettings)
 
@@ -227,6 +228,12 @@ class Job(Generic[S]):
     def autocast(self) -> Any:
         """The precision of the run as a context."""
         return autocast(self.device, self.precision)
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """What scales the loss where the precision of the run needs it, as part of the saved state."""
+        scaler = loss_scaler(self.device, self.precision)
+        return self.track("scaler", scaler) if scaler.is_enabled() else scaler
 
     # -- what the base calls -------------------------------------------------------------------------------
 

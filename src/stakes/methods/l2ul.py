@@ -65,7 +65,7 @@ class L2ul(Method[L2ulSettings]):
             losses = opposing_losses(job, kept, gone, passes=job.settings.passes)
             if weight:
                 losses["loss_reg"] = weight * regularisation(guard, parameters, origin)
-            yield descend(optimizer, losses)
+            yield descend(job, optimizer, losses)
 
     @staticmethod
     def _importance(job: Job[L2ulSettings]) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ class Lotus(Method[LotusSettings]):
             pixels, _, part = mixture.batch(batches.at(step))
             targets = self._targets(job, pixels.to(job.device), part == 0, float(tau.value), step)
             loss = F.cross_entropy(train_logits(job, pixels.to(job.device)), targets)
-            yield descend(optimizer, {"loss_distil": loss}) | {"temperature": float(tau.value)}
+            yield descend(job, optimizer, {"loss_distil": loss}) | {"temperature": float(tau.value)}
 
     def total_steps(self, job: Job[LotusSettings]) -> int:
         """The most steps of this job."""

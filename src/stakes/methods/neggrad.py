@@ -42,4 +42,4 @@ class NegGrad(Method[MethodSettings]):
         for step in job.steps(job.forget_batches.per_epoch):
             batch = job.forget_batch(step)
             loss = -F.cross_entropy(train_logits(job, batch.pixels), batch.labels)
-            yield descend(optimizer, {"loss_del": loss})
+            yield descend(job, optimizer, {"loss_del": loss})

@@ -84,7 +84,9 @@ class OracleFinetune(Method[OracleFinetuneSettings]):
         for step in job.steps(_per_epoch(job)):
             kept, gone = job.retain_batch(step, settings.retain_batch), job.forget_batch(step)
             yield descend(
-                optimizer, opposing_losses(job, kept, gone, passes=settings.passes, weights=settings.weights)
+                job,
+                optimizer,
+                opposing_losses(job, kept, gone, passes=settings.passes, weights=settings.weights),
             )
 
     def total_steps(self, job: Job[OracleFinetuneSettings]) -> int:
@@ -152,7 +154,7 @@ class Oracle(Method[OracleSettings]):
                 weights=settings.weights,
                 ceiling=ceiling,
             )
-            yield descend(optimizer, losses)
+            yield descend(job, optimizer, losses)
 
     def total_steps(self, job: Job[OracleSettings]) -> int:
         """The whole schedule."""

@@ -117,7 +117,7 @@ class RandomLabel(Method[RelabelSettings]):
         """Minimise L by SGD."""
         optimizer = sgd(job)
         for step in job.steps(relabel_per_epoch(job)):
-            yield descend(optimizer, relabel_losses(job, step))
+            yield descend(job, optimizer, relabel_losses(job, step))
 
     def total_steps(self, job: Job[RelabelSettings]) -> int:
         """The most steps of this job."""

@@ -59,7 +59,8 @@ class Rawp(Method[RawpSettings]):
             batch = job.forget_batch(step)
             loss = F.cross_entropy(train_logits(job, batch.pixels), batch.labels)
             job.model.zero_grad(set_to_none=True)
-            loss.backward()
+            # Along its direction alone, so the scale of a precision stays in.
+            job.scaler.scale(loss).backward()
             ascend(parameters, job.settings.gamma)
             yield {"loss_del": -float(loss.detach())}
 

@@ -123,7 +123,7 @@ class SalUn(Method[SalUnSettings]):
         origin = dict((job.start or job.original).named_parameters())
         kept = {name: (mask == 0).to(job.device) for name, mask in made.items()}
         for step in job.steps(relabel_per_epoch(job)):
-            row = descend(optimizer, relabel_losses(job, step))
+            row = descend(job, optimizer, relabel_losses(job, step))
             with torch.no_grad():
                 for name, parameter in job.model.named_parameters():
                     parameter.copy_(torch.where(kept[name], origin[name], parameter))

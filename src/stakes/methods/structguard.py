@@ -107,7 +107,7 @@ class StructGuard(Method[StructGuardSettings]):
                 group["lr"] = rate * _pace(step, _settle(job))
             job.training()
             losses = self._losses(job, projector, around, structure, pressure, step)
-            yield descend(optimizer, losses, precondition)
+            yield descend(job, optimizer, losses, precondition)
 
     def may_stop(self, job: Job[StructGuardSettings]) -> bool:
         """Whether the schedule is over and the deployed path works."""

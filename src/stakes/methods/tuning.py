@@ -61,18 +61,27 @@ def train_features(job: Job[Any], pixels: Tensor) -> Tensor:
 
 
 def descend(
+    job: Job[Any],
     optimizer: torch.optim.Optimizer,
     losses: Mapping[str, Tensor],
     before_step: Callable[[], None] = lambda: None,
 ) -> Row:
     """One step down the sum of the losses; the row to log.
 
+    In fp16 the loss is scaled so that small gradients do not vanish; a step whose gradients overflow is left out,
+    and the next ones have half the scale. The row then holds the scale as ``loss_scale``.
+
     Args:
         before_step: called when the gradients are there.
     """
     total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    scaler = job.scaler
+    scaled = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+    scaler.scale(total).backward()
+    scaler.unscale_(optimizer)
     before_step()
-    optimizer.step()
-    return {name: float(value.detach()) for name, value in losses.items()} | {"loss": float(total.detach())}
+    scaler.step(optimizer)
+    scaler.update()
+    logged = {name: float(value.detach()) for name, value in losses.items()}
+    return logged | {"loss": float(total.detach())} | scaled

@@ -109,7 +109,7 @@ class Unsir(Method[UnsirSettings]):
                 pixels, labels = kept.batch(chosen), kept.labels[chosen]
                 name, optimizer = "loss_repair", up
             logits = train_logits(job, pixels.to(job.device))
-            yield descend(optimizer, {name: F.cross_entropy(logits, labels.to(job.device))})
+            yield descend(job, optimizer, {name: F.cross_entropy(logits, labels.to(job.device))})
 
     def total_steps(self, job: Job[UnsirSettings]) -> int:
         """The steps of this job."""

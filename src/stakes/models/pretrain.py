@@ -23,7 +23,7 @@ from stakes.models.classifier import Classifier
 from stakes.models.recipe import PretrainSettings, learning_rate
 from stakes.models.registry import build_network
 from stakes.progress import Progress, silent
-from stakes.runtime import autocast, derive_seed, generator, repeatable
+from stakes.runtime import autocast, derive_seed, generator, loss_scaler, repeatable
 
 _KEEP_ON_DEVICE = 2**30  # bytes of float32 pixels; larger sets are read batch by batch
 _TEST_BATCH = 500
@@ -145,6 +145,7 @@ class _Session:
             momentum=settings.momentum,
             nesterov=settings.nesterov and settings.momentum > 0,
         )
+        self.scaler = loss_scaler(device, settings.precision)
         size = 4 * len(train) * train.size[0] * train.size[1] * train.size[2]
         self.kept = train.batch(slice(None)).to(device) if size <= _KEEP_ON_DEVICE else None
         self.labels = train.labels.to(device)
@@ -197,8 +198,9 @@ class _Session:
                 logits = self.model(pixels)
             loss = functional.cross_entropy(logits.float(), labels)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
             loss_sum += loss.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()
             seen += len(labels)
@@ -265,6 +267,7 @@ def _keep(path: Path, request: str, session: _Session, rows: list[Epoch]) -> Non
         "request": request,
         "model": session.model.state_dict(),
         "optimiser": session.optimiser.state_dict(),
+        "scaler": session.scaler.state_dict(),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     torch.save(state, buffer)
@@ -286,6 +289,7 @@ def _resume(path: Path, request: str, session: _Session) -> list[Epoch]:
             )
         session.model.load_state_dict(state["model"])
         session.optimiser.load_state_dict(state["optimiser"])
+        session.scaler.load_state_dict(state.get("scaler", {}))
         return [Epoch(**row) for row in state["rows"]]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         raise _not_a_state(path, str(error).partition("\n")[0] or type(error).__name__) from error
