@@ -48,7 +48,7 @@ MANY_CLASSES = {
 
 PROBLEMS = (("cifar10", "table2-cifar10"), ("faces10", "table3-faces10"))
 
-# What the presets were where more than 16 images are asked for; runs with unlabelled images are of the first forms.
+# What the presets were where more than 16 images are asked for.
 ANSWERS = ("default-before-logits", "thorough-before-logits")
 FORMS = {
     "default": {
