@@ -6,13 +6,12 @@ from pathlib import Path
 
 import contract
 import pytest
-import torch
 from contract import EVERYTHING, Row
-from doubles import job_of, problem
+from doubles import job_of, problem, same
 from torch import Tensor
 from torch.nn import functional as F
 
-from stakes.methods import Job, Method, NegGrad
+from stakes.methods import Job, NegGrad
 from stakes.methods.tuning import descend, sgd, train_logits
 from stakes.models.pretrain import pretrain
 from stakes.models.recipe import PretrainSettings
@@ -21,11 +20,11 @@ SMALL = 1e-5
 """Of a loss whose gradients fp16 rounds to nothing in most layers."""
 
 
-def _job(precision: str, lr: float = 1.0) -> tuple[Job, Method]:
+def _job(precision: str, lr: float = 1.0) -> Job:
     method = NegGrad.configure(overrides={"lr": lr, "momentum": 0.0, "weight_decay": 0.0})
     job = job_of(method, "resnet10")
     job.precision = precision
-    return job, method
+    return job
 
 
 def _loss(job: Job, times: float) -> Tensor:
@@ -35,12 +34,10 @@ def _loss(job: Job, times: float) -> Tensor:
 
 def _step(precision: str) -> dict[str, Tensor]:
     """How far one step down a small loss moves each weight."""
-    job, _ = _job(precision, lr=1 / SMALL)
+    job = _job(precision, lr=1 / SMALL)
     descend(job, sgd(job), {"loss_del": _loss(job, SMALL)})
-    return {
-        name: value.detach() - dict(job.original.named_parameters())[name]
-        for name, value in job.model.named_parameters()
-    }
+    before = dict(job.original.named_parameters())
+    return {name: value.detach() - before[name] for name, value in job.model.named_parameters()}
 
 
 def _off(moved: dict[str, Tensor], right: dict[str, Tensor]) -> float:
@@ -51,25 +48,24 @@ def _off(moved: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 def test_small_gradients_survive_fp16() -> None:
     right = _step("fp32")
     assert _off(_step("fp16"), right) < 0.2
-    job, _ = _job("fp16", lr=1 / SMALL)
+    job = _job("fp16", lr=1 / SMALL)
     _loss(job, SMALL).backward()
     bare = {name: -value.grad / SMALL for name, value in job.model.named_parameters()}
     assert _off(bare, right) > 0.5, "without a scale as well: the test says nothing"
 
 
 def test_a_step_that_overflows_is_left_out() -> None:
-    job, _ = _job("fp16")
+    job = _job("fp16")
     optimizer = sgd(job)
     row = descend(job, optimizer, {"loss_del": _loss(job, 1e6)})
     assert row["loss_scale"] == 1024
-    for name, value in job.model.named_parameters():
-        assert torch.equal(value, dict(job.original.named_parameters())[name]), name
+    assert same(dict(job.model.named_parameters()), dict(job.original.named_parameters()))
     assert descend(job, optimizer, {"loss_del": _loss(job, 1.0)})["loss_scale"] == 512
 
 
 def test_only_fp16_is_scaled() -> None:
     for precision in ("fp32", "bf16"):
-        job, _ = _job(precision)
+        job = _job(precision)
         assert "loss_scale" not in descend(job, sgd(job), {"loss_del": _loss(job, 1.0)})
         assert job.state().keys() == {"step", "optimizer"}
 
