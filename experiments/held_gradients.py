@@ -17,7 +17,7 @@ change on the way. Inner products are estimated from a fixed sample of the weigh
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from stakes.data.images import ImageSet
 from stakes.files import write_json
 from stakes.inversion import invert
 from stakes.methods import StructGuard
-from stakes.methods.curvature import InputCurvature, preconditioned
+from stakes.methods.curvature import InputCurvature, takes_part
 from stakes.methods.variants import everyday
 from stakes.runtime import generator
 
@@ -60,7 +60,7 @@ class Kernel:
         self.spared = Spared(
             classifier, curvature, number=lambda logits, label: logits[label] - logits.mean()
         )
-        taken = zip(self.spared.weights, trained(classifier, layers), strict=True)
+        taken = zip(self.spared.weights, trained(classifier, self.spared.weights, layers), strict=True)
         chosen = torch.cat([torch.full((weight.numel(),), part) for weight, part in taken]).nonzero()
         drawn = torch.randperm(len(chosen), generator=generator("sampled weights"))[:weights]
         self.sampled, self.share = chosen.flatten()[drawn.sort().values], len(drawn) / len(chosen)
@@ -78,10 +78,10 @@ class Kernel:
         return (found + found.T) / 2
 
 
-def trained(classifier: stakes.Classifier, layers: list[str] | None) -> list[bool]:
-    """Of the weights that `default` trains, which have one of these parts in their names."""
+def trained(classifier: stakes.Classifier, weights: Iterable[Any], layers: list[str] | None) -> list[bool]:
+    """Of these weights, which have one of these parts in their names."""
     named = {id(weight): name for name, weight in classifier.named_parameters()}
-    names = [named[id(weight)] for weight in preconditioned(classifier)]
+    names = [named[id(weight)] for weight in weights]
     found = [layers is None or any(part in name for part in layers) for name in names]
     if not any(found):
         raise SystemExit(f"no layers that are trained have {layers} in their names: {names}")
@@ -128,7 +128,8 @@ def measured(
     """What is lowered with each kind held, for each class and on average."""
     classifier, to_forget, retain = opened(model, data, request, seed)
     names = classifier.class_names
-    trained(classifier, layers)  # refused before work
+    covered = (module.weight for module in classifier.modules() if takes_part(module))
+    trained(classifier, covered, layers)  # refused before work
     looked_at = _looked_at(names, to_forget.labels, chosen)
     draws = generator("held gradients", seed)
     forget = to_forget.batch(torch.arange(len(to_forget)))

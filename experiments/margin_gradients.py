@@ -25,7 +25,7 @@ from stakes.data.images import ImageSet
 from stakes.files import write_json
 from stakes.inversion import invert, mixed_starts
 from stakes.methods import StructGuard
-from stakes.methods.curvature import InputCurvature, preconditioned
+from stakes.methods.curvature import InputCurvature
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.runtime import generator
 
@@ -45,7 +45,7 @@ class Spared:
     ) -> None:
         """``number`` is made of an image's logits (classes,) and a label."""
         self.classifier, self.curvature = classifier.requires_grad_(False), curvature
-        self.number, self.weights = number, preconditioned(classifier)
+        self.number, self.weights = number, curvature.weights(classifier)
         for weight in self.weights:
             weight.requires_grad_(True)
 

@@ -140,7 +140,7 @@ class MethodSettings(Settings):
     batchnorm: Literal["update", "freeze"] = Field(
         "update",
         description="update: training mode, with statistics of the batch, and running ones that follow; freeze: "
-        "running statistics are used and stay",
+        "running statistics are used and stay, and dropout and stochastic depth are off, as when the model is used",
     )
     probes: ProbeSettings = ProbeSettings()
 

@@ -128,7 +128,7 @@ def fewer_images(settings: MethodSettings, network: nn.Module, most: int | None,
     obstacle = _obstacle(settings, network)
     if obstacle is None and (left := (most or max(batches.values())) // 2):
         return left
-    cut = f" Or set batchnorm=freeze: a step is then {_CUT}." if obstacle == _BATCHNORM else ""
+    cut = f" Or set batchnorm=freeze: a step is then {_CUT}." if obstacle else ""
     raise OutOfMemoryError(
         "memory for a training step",
         expected="room for the batches of the settings",
@@ -139,18 +139,17 @@ def fewer_images(settings: MethodSettings, network: nn.Module, most: int | None,
 
 _CUT = "cut into parts that fit, to the same result"
 _BATCHNORM = "BatchNorm takes its statistics from whole batches, so a step cannot be cut without changing it"
+_DROPOUT = "dropout draws for whole batches, so a step cannot be cut without changing it"
 
 
 def _obstacle(settings: MethodSettings, network: nn.Module) -> str | None:
     """Why a step of this network cannot be cut; None where it can."""
+    if settings.batchnorm == "freeze":
+        return None
     modules: Sequence[nn.Module] = list(network.modules())
-    if settings.batchnorm != "freeze" and any(
-        isinstance(one, nn.modules.batchnorm._BatchNorm) for one in modules
-    ):
+    if any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in modules):
         return _BATCHNORM
-    if any(_draws(one) for one in modules):
-        return "dropout draws for whole batches, so a step cannot be cut without changing it"
-    return None
+    return _DROPOUT if any(_draws(one) for one in modules) else None
 
 
 def _draws(module: nn.Module) -> bool:

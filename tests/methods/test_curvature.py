@@ -265,7 +265,40 @@ def test_only_weights_of_linear_layers_and_whole_convolutions_change(extent):
     curve.apply(network)
     changed = {name for name, value in network.named_parameters() if not bool((value.grad == 1).all())}
     assert changed == {"plain.weight", "last.weight"}
+    assert names_of(curve, network) == ["plain.weight", "last.weight"]
     assert all(value.grad.shape == value.shape for value in network.parameters())
+
+
+class _Attending(nn.Module):
+    """A transformer as PyTorch builds one: its attention multiplies by weights of layers that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        words = pixels.flatten(2).transpose(1, 2)
+        return self.last((words + self.attention(words, words, words)[0]).mean(1))
+
+
+def test_a_layer_whose_inputs_are_not_seen_is_not_trained():
+    network = _Attending().eval()
+    assert isinstance(network.attention.out_proj, nn.Linear)
+    curve = measured(network, rand(6, 4, 3, 3), extent="kronecker")
+    assert names_of(curve, network) == ["last.weight"]
+
+
+def test_a_weight_that_two_layers_share_is_trained_once():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    assert names_of(measured(network, rand(6, 4)), network) == ["0.weight"]
+
+
+def names_of(curve: InputCurvature, network: nn.Module) -> list[str]:
+    """Of the weights that are trained."""
+    named = {id(parameter): name for name, parameter in network.named_parameters()}
+    return [named[id(weight)] for weight in curve.weights(network)]
 
 
 def test_a_layer_without_gradient_stays_without():

@@ -34,6 +34,9 @@ WIDE = 8192  # inputs of a layer above which rows are kept instead of A: that of
 class InputCurvature:
     """P of every convolution and linear layer of a network, from the inputs that probes give them.
 
+    A layer that is not called has none: `torch.nn.MultiheadAttention`, for one, takes the weights of its output
+    projection and multiplies by itself.
+
     Args:
         network: the network; its own weights decide the inputs.
         batches: probes to send through it, (n, C, H, W) each.
@@ -99,6 +102,18 @@ class InputCurvature:
         for name, seen in wide.items():
             self._shrinks[name] = _shrink_by_rows(thinned(torch.cat(seen), draws, most=WIDE), damping)
 
+    def weights(self, network: nn.Module) -> list[nn.Parameter]:
+        """The weights whose gradients ``apply`` preconditions in a network of the same build, each once.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+            >>> spared = InputCurvature(net, [torch.ones(1, 3)], damping=0.1, draws=torch.Generator())
+            >>> [tuple(weight.shape) for weight in spared.weights(net)]
+            [(2, 3)]
+        """
+        weights = (module.weight for name, module in network.named_modules() if name in self._shrinks)
+        return list(dict.fromkeys(weights))
+
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
         """Precondition the gradients that the layers of these names have in a network of the same build."""
@@ -124,17 +139,6 @@ class InputCurvature:
         seen = rows.view(len(rows), module.in_channels, -1)
         channels, places = seen.transpose(1, 2).flatten(0, 1), seen.flatten(0, 1)
         return [channels.T @ channels, places.T @ places]
-
-
-def preconditioned(network: nn.Module) -> list[nn.Parameter]:
-    """The weights whose gradients are preconditioned, each once: of linear layers and ungrouped convolutions.
-
-    Example:
-        >>> [tuple(weight.shape) for weight in preconditioned(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))]
-        [(2, 3)]
-    """
-    weights = (module.weight for module in network.modules() if takes_part(module))
-    return list(dict.fromkeys(weights))  # type: ignore[arg-type]
 
 
 def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:

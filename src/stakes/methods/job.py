@@ -218,12 +218,8 @@ class Job(Generic[S]):
         return generator("job", self.seed, *name)
 
     def training(self) -> None:
-        """Put the model into training mode, with BatchNorm as the settings say."""
-        self.model.train()
-        if self.settings.batchnorm == "freeze":
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        """Put the model into training mode, or, where the settings freeze BatchNorm, let it stay as it is measured."""
+        self.model.train(self.settings.batchnorm == "update")
 
     def autocast(self) -> Any:
         """The precision of the run as a context."""

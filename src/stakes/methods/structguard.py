@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from stakes.methods.anchored import AnchoredStructure
 from stakes.methods.base import Method, Row
-from stakes.methods.curvature import InputCurvature, preconditioned
+from stakes.methods.curvature import InputCurvature
 from stakes.methods.job import Batch, Job
 from stakes.methods.pressure import Pressure
 from stakes.methods.recalibration import MeanRecalibration
@@ -92,14 +93,15 @@ class StructGuard(Method[StructGuardSettings]):
             model.projector = projector
         # A model that came with a projector has no other path: deletion goes through it as well.
         around: nn.Module = nn.Identity() if job.original.projector is None else projector
-        optimizer = self._optimizer(job, projector)
+        curvature = self._curvature(job)
+        precondition = partial(curvature.apply, model) if curvature else lambda: None
+        optimizer = self._optimizer(job, projector, curvature)
         # Before a resumed job puts back the state, in which the lr is that of a later step.
         pressure = job.track("pressure", Pressure(len(job.forget), settings.pressure).to(job.device))
         rates = [group["lr"] for group in optimizer.param_groups]
         job.track("optimizer", optimizer)
         self._works = job.track("works", _Works())
         structure = AnchoredStructure(job, projector)
-        precondition = self._preconditioner(job)
         for step in job.steps(job.probe_batches.per_epoch):
             if step == settings.importance_after and settings.reg_weight:
                 structure.importance()
@@ -233,22 +235,21 @@ class StructGuard(Method[StructGuardSettings]):
         return (weights * hinge).sum() / _count(hinge, settings.hinge_mean, job.forget_batches.per_epoch)
 
     @staticmethod
-    def _preconditioner(job: Job[StructGuardSettings]) -> Callable[[], None]:
-        """What is done to the gradients of a step; made from the original model, so a resumed job makes the same."""
+    def _curvature(job: Job[StructGuardSettings]) -> InputCurvature | None:
+        """What spares inputs in a step; made from the original model, so a resumed job makes the same."""
         settings = job.settings
         if settings.precondition == "none":
-            return lambda: None
+            return None
         draws = job.generator("curvature")
         # Every process sends all of them, since a share would give each a P of its own.
         with spread(False):
-            curvature = InputCurvature(
+            return InputCurvature(
                 job.original,
                 _seen(job, draws),
                 damping=settings.damping,
                 draws=draws,
                 extent=settings.precondition,
             )
-        return lambda: curvature.apply(job.model)
 
     @staticmethod
     def _projector(job: Job[StructGuardSettings]) -> nn.Module:
@@ -265,13 +266,14 @@ class StructGuard(Method[StructGuardSettings]):
         ).to(job.device)
 
     @staticmethod
-    def _optimizer(job: Job[StructGuardSettings], projector: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(
+        job: Job[StructGuardSettings], projector: nn.Module, curvature: InputCurvature | None
+    ) -> torch.optim.Optimizer:
         settings = job.settings
         own = {id(parameter) for parameter in projector.parameters()}
-        if settings.precondition == "none":
-            network = [parameter for parameter in job.model.parameters() if id(parameter) not in own]
-        else:  # biases and BatchNorm have no inputs to spare: they would move for every image alike
-            network = [weight for weight in preconditioned(job.model) if id(weight) not in own]
+        # Biases and BatchNorm have no inputs to spare: they would move for every image alike.
+        trained = curvature.weights(job.model) if curvature else job.model.parameters()
+        network = [parameter for parameter in trained if id(parameter) not in own]
         groups: list[dict[str, Any]] = [{"params": network}]
         if own:
             groups.append(
