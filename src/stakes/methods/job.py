@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.config import MethodSettings, Precision
