@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stakes import inversion
 from stakes.config import InversionSettings
-from stakes.inversion import FIRST_LAYER, invert, mixed_starts
+from stakes.inversion import invert, mixed_starts
+from stakes.layer_statistics import FIRST_LAYER, Gaps, measured
 from stakes.models import Classifier
 from tinydigits import digits_model, known
 
@@ -135,12 +135,46 @@ def test_pixels_stay_pixels_and_targets_come_nearer(starts, kind):
     assert cross_entropy(model, made) < cross_entropy(model, starts)
 
 
-def test_without_batchnorm_there_are_no_statistics(starts):
+def test_without_batchnorm_it_comes_nearer_to_the_statistics_of_other_images(starts):
+    model, like = tiny_plain(), known().subset(range(6, 12)).batch(slice(None))
+    wanted = measured(model, lambda: model(like))
+
+    def gap(pixels: Tensor) -> float:
+        with torch.no_grad(), Gaps(wanted) as gaps:
+            model(pixels)
+            return float(gaps.mean())
+
+    made = invert(model, starts, TARGETS, SETTINGS, draws(), like=like)
+    careless = invert(
+        model, starts, TARGETS, SETTINGS.with_overrides({"statistics_weight": 0.0}), draws(), like=like
+    )
+    assert gap(made) < 0.7 * gap(starts)
+    assert gap(made) < 0.7 * gap(careless), "without the term it does not"
+    assert cross_entropy(model, made) < cross_entropy(model, starts)
+
+
+def test_without_batchnorm_and_without_such_images_there_are_no_statistics(starts):
     made = [
         invert(tiny_plain(), starts, TARGETS, SETTINGS.with_overrides({"statistics_weight": weight}), draws())
         for weight in (0.0, 50.0)
     ]
     assert torch.equal(*made)
+
+
+def test_with_batchnorm_no_other_images_are_looked_at(starts):
+    few, passes = InversionSettings(iterations=2), []
+    model = digits_model("resnet10")
+
+    def forward(pixels: Tensor) -> Tensor:
+        passes.append(len(pixels))
+        return model(pixels)
+
+    one, other = (
+        invert(model, starts, TARGETS, few, draws(), like=like, forward=forward)
+        for like in (None, torch.rand((3, *starts.shape[1:]), generator=draws()))
+    )
+    assert torch.equal(one, other)
+    assert passes == [20] * 4
 
 
 # -- the first step ----------------------------------------------------------------------------------------
@@ -253,18 +287,3 @@ def test_images_of_any_shape(size):
         draws(),
     )
     assert made.shape == (20, *size)
-
-
-def test_moments_and_their_gradients() -> None:
-    values = (
-        torch.randn((4, 3, 5, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 3
-    )
-    values.requires_grad_(True)
-    mean, variance = inversion._Moments.apply(values)
-    assert torch.allclose(mean, values.mean((0, 2, 3)))
-    assert torch.allclose(variance, values.var((0, 2, 3), unbiased=False))
-    assert torch.autograd.gradcheck(inversion._Moments.apply, (values,))
-    single = inversion._Moments.apply(values.detach().float() + 20)[1]
-    assert torch.allclose(single.double(), variance, rtol=1e-4), (
-        "what float32 loses where the mean is far from zero"
-    )

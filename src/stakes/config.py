@@ -82,7 +82,10 @@ class InversionSettings(Settings):
     iterations: int = Field(15, ge=1, description="steps of Adam")
     lr: float = Field(0.05, gt=0, description="of Adam, in pixel units, falling to a tenth")
     statistics_weight: float = Field(
-        5.0, ge=0, description="of the distance to BatchNorm's running statistics"
+        5.0,
+        ge=0,
+        description="of the distance to BatchNorm's running statistics, or, where there is no BatchNorm, to those that "
+        "forget images have",
     )
     smoothness: float = Field(
         1e-3, ge=0, description="weight of the squared differences of neighbouring pixels"

@@ -1,27 +1,27 @@
-r"""Probes made by inverting the model: images of every class that match the statistics its BatchNorm layers keep.
+r"""Probes made by inverting the model: images of every class that match the statistics of its training data.
 
 For a target class t a probe minimises over pixels x in [0, 1]
 
     CE(f(τ(x)), t) + λ_s · 1/L Σ_l (‖μ_l(x) − μ̂_l‖₂ + ‖σ²_l(x) − σ̂²_l‖₂) + λ_v · TV(x) ,
 
 where μ_l, σ²_l are channel means and variances over the batch at the input of BatchNorm layer l, μ̂_l, σ̂²_l its running
-ones, and τ moves the image by up to two pixels and mirrors two batches in five. A network without BatchNorm has the
-first and last term only. The start is a mixture of two turned forget images, so few iterations are enough.
+ones, and τ moves the image by up to two pixels and mirrors two batches in five. A network without BatchNorm keeps no
+statistics; there those count that forget images have at every linear layer and convolution (`stakes.layer_statistics`).
+The start is a mixture of two turned forget images, so few iterations are enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.config import InversionSettings
+from stakes.layer_statistics import Gaps, kept, measured
 from stakes.models.classifier import Classifier
-
-FIRST_LAYER = 10.0  # its statistics are those of the pixels themselves and hold the picture together
 
 
 def mixed_starts(images: Tensor, count: int, draws: torch.Generator) -> Tensor:
@@ -58,6 +58,7 @@ def invert(
     settings: InversionSettings,
     draws: torch.Generator,
     *,
+    like: Tensor | None = None,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Move images towards target classes and towards the statistics of the training data, by Adam.
@@ -67,6 +68,8 @@ def invert(
         starts: (n, C, H, W) in [0, 1].
         targets: (n,) class numbers.
         draws: a CPU generator for moves and mirrors.
+        like: (m, C, H, W) in [0, 1]: images whose statistics are wanted, measured in one more pass, where the network
+            has no BatchNorm; left out, there are none to come near to.
         forward: takes the place of the classifier's own call, for counting and precision.
 
     Returns:
@@ -75,7 +78,8 @@ def invert(
 
     Source:
         Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020, sections 3.2
-        and 3.3, with fewer iterations and another start.
+        and 3.3, with fewer iterations and another start. Without BatchNorm the statistics are ours: those of a few
+        images stand for those of all.
 
     Example:
         >>> from stakes.models import build_network
@@ -88,8 +92,10 @@ def invert(
     call = forward or classifier
     pixels = starts.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([pixels], lr=settings.lr, betas=(0.5, 0.9))
-    gaps = _Gaps(classifier)
-    with gaps, torch.enable_grad():
+    wanted = kept(classifier)
+    if not wanted and like is not None and settings.statistics_weight:
+        wanted = measured(classifier, partial(call, like))
+    with Gaps(wanted) as gaps, torch.enable_grad():
         for iteration in range(settings.iterations):
             optimizer.param_groups[0]["lr"] = settings.lr * (1 - 0.9 * iteration / settings.iterations)
             logits = call(_moved(pixels, draws))
@@ -99,62 +105,6 @@ def invert(
             optimizer.step()
             pixels.data.clamp_(0, 1)
     return pixels.detach()
-
-
-class _Gaps:
-    """How far the batch is from the running statistics, layer by layer, while entered."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        self._layers = [
-            module
-            for module in classifier.modules()
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
-        ]
-        self._found: list[Tensor] = []
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> None:
-        self._hooks = [layer.register_forward_hook(self._look) for layer in self._layers]
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _look(self, layer: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        mean, variance = _Moments.apply(inputs[0].float())
-        self._found.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
-
-    def mean(self) -> Tensor | float:
-        found, self._found = self._found, []
-        if not found:
-            return 0.0
-        return (FIRST_LAYER * found[0] + sum(found[1:])) / len(found)
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and variance (uncorrected) of each channel of (n, C, H, W), in two passes over it and one back.
-
-    Left to autograd they are many more, and cost two fifths of what the network itself does.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (C,)."""
-        over = (0, 2, 3)
-        mean = values.mean(dim=over)
-        squares = torch.linalg.vector_norm(values, dim=over).square() / (values.numel() / values.shape[1])
-        ctx.save_for_backward(values, mean)
-        return mean, squares - mean.square()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Of a mean m and a variance v, for each of N values x of a channel: (∂m + 2 (x − m) ∂v) / N."""
-        values, mean = ctx.saved_tensors
-        of_mean, of_variance = gradients
-        share = values.shape[1] / values.numel()
-        slope = 2 * share * of_variance
-        level = share * of_mean - slope * mean
-        return torch.addcmul(level.view(1, -1, 1, 1), values, slope.view(1, -1, 1, 1))
 
 
 def _moved(pixels: Tensor, draws: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ from stakes.progress import Progress, silent
 from stakes.runtime import autocast, generator
 
 # Raised when what is computed changes, so that an older cache is not mistaken for it.
-_ALGORITHM = "inversion/1"
+_ALGORITHM = "inversion/2"
 
 
 def build_inverted(
@@ -142,6 +142,8 @@ def _make(
             return model(pixels)  # type: ignore[no-any-return]
 
     starts = mixed_starts(images, size, draws).to(device)
-    made = invert(model, starts, targets.to(device), settings.inversion, draws, forward=forward).cpu()
+    like = images[:size].to(device)
+    made = invert(model, starts, targets.to(device), settings.inversion, draws, like=like, forward=forward)
+    made = made.cpu()
     refuse_nonfinite(made, precision)
     return {"images": made, "targets": targets}
