@@ -289,6 +289,26 @@ def test_a_layer_whose_inputs_are_not_seen_is_not_trained():
     assert names_of(curve, network) == ["last.weight"]
 
 
+@pytest.mark.parametrize(
+    ("stem", "trained"),
+    [
+        (nn.Conv2d(3, 4, 2, 2), False),
+        (nn.Conv2d(3, 4, (2, 3), (2, 3)), False),
+        (nn.Conv2d(3, 4, 3, 2), True),
+        (nn.Conv2d(3, 4, 2), True),
+        (nn.Conv2d(3, 4, 1), True),
+    ],
+    ids=["patches", "oblong patches", "overlapping", "one step", "pixel by pixel"],
+)
+def test_a_layer_that_cuts_pixels_into_patches_is_not_trained(stem, trained):
+    deeper = nn.Conv2d(4, 4, 2, 2)
+    network = nn.Sequential(stem, deeper, nn.Flatten(), nn.LazyLinear(2))
+    pixels = rand(6, 3, 12, 12)
+    network(pixels)
+    wanted = ["1.weight", "3.weight"]
+    assert names_of(measured(network, pixels), network) == (["0.weight"] if trained else []) + wanted
+
+
 def test_a_weight_that_two_layers_share_is_trained_once():
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     network[2].weight = network[0].weight

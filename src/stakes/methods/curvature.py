@@ -35,7 +35,9 @@ class InputCurvature:
     """P of every convolution and linear layer of a network, from the inputs that probes give them.
 
     A layer that is not called has none: `torch.nn.MultiheadAttention`, for one, takes the weights of its output
-    projection and multiplies by itself.
+    projection and multiplies by itself. Nor has the convolution with which transformers cut pixels into patches (its
+    kernel as large as its stride, above 1): nothing comes before it that would bring images and probes closer, so of
+    the directions that probes leave free images use some, and steps along them cost far more than they forget.
 
     Args:
         network: the network; its own weights decide the inputs.
@@ -77,6 +79,7 @@ class InputCurvature:
         layers = {name: module for name, module in network.named_modules() if takes_part(module)}
         sums: dict[str, list[Tensor]] = {}
         wide: dict[str, list[Tensor]] = {}
+        channels = 0
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -94,11 +97,16 @@ class InputCurvature:
         try:
             with torch.no_grad():
                 for pixels in batches:
+                    channels = pixels.shape[1]
                     (forward or network)(pixels)
         finally:
             for hook in hooks:
                 hook.remove()
-        self._shrinks = {name: _shrink(total, damping) for name, total in sums.items()}
+        self._shrinks = {
+            name: _shrink(total, damping)
+            for name, total in sums.items()
+            if not _cuts_patches(layers[name], channels)
+        }
         for name, seen in wide.items():
             self._shrinks[name] = _shrink_by_rows(thinned(torch.cat(seen), draws, most=WIDE), damping)
 
@@ -170,6 +178,13 @@ def takes_part(module: nn.Module) -> bool:
         return True
     # Grouped convolutions see a part of the channels each; padding by name has no size to unfold with.
     return isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str)
+
+
+def _cuts_patches(module: nn.Module, channels: int) -> bool:
+    """Whether a layer cuts images of so many channels into patches that do not overlap."""
+    if not isinstance(module, nn.Conv2d) or module.in_channels != channels:
+        return False
+    return module.kernel_size == module.stride and module.kernel_size != (1, 1)
 
 
 def _shrink(products: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
