@@ -117,6 +117,36 @@ def test_images_without_any_variance_give_no_endless_gap(level):
     assert bool(torch.isfinite(moved.grad).all())
 
 
+class _ChannelsFirst(nn.LayerNorm):
+    """As networks like ConvNeXt have it: over the channels of (n, C, H, W)."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "channel"),
+    [
+        (nn.LayerNorm(4), (5, 3, 4), 2),
+        (nn.LayerNorm(4), (5, 2, 3, 4), 3),
+        (nn.LayerNorm(4), (5, 4), 1),
+        (_ChannelsFirst(4), (5, 4, 2, 3), 1),
+        (nn.LayerNorm((4, 2, 3)), (5, 4, 2, 3), 1),
+        (nn.GroupNorm(2, 4), (5, 4, 2, 3), 1),
+        (nn.GroupNorm(2, 4), (5, 4, 3), 1),
+    ],
+    ids=["tokens", "places", "features", "channels first", "all", "groups", "groups of tokens"],
+)
+def test_layers_that_normalise_are_looked_at_alone(layer, shape, channel):
+    values = torch.randn(shape, generator=draws()) * 2 + 1
+    network = nn.Sequential(nn.Identity(), layer, nn.Flatten(), nn.Linear(values[0].numel(), 2))
+    found = measured(network, lambda: network(values))
+    rows = values.movedim(channel, -1).flatten(0, -2).double().numpy()
+    assert list(found) == [layer]
+    np.testing.assert_allclose(found[layer].mean, rows.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found[layer].variance, rows.var(0), atol=1e-5)
+
+
 def test_only_batchnorm_that_keeps_statistics_counts():
     layers = [
         nn.BatchNorm2d(2),

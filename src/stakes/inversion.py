@@ -6,7 +6,7 @@ For a target class t a probe minimises over pixels x in [0, 1]
 
 where μ_l, σ²_l are channel means and variances over the batch at the input of BatchNorm layer l, μ̂_l, σ̂²_l its running
 ones, and τ moves the image by up to two pixels and mirrors two batches in five. A network without BatchNorm keeps no
-statistics; there those count that forget images have at every linear layer and convolution (`stakes.layer_statistics`).
+statistics; there those of forget images count (`stakes.layer_statistics`).
 The start is a mixture of two turned forget images, so few iterations are enough.
 """
 

@@ -1,10 +1,10 @@
 r"""Channel statistics of what layers see, and how far a batch is from those that are wanted.
 
 BatchNorm keeps those of the training data: running means μ̂ and variances σ̂². A network without such a layer keeps none,
-and the only images of its kind at hand are those to forget: there the inputs of every linear layer and convolution are
-to have the means and variances that these images give them, counted in standard deviations of theirs, since nothing
-says how large the numbers of a layer are. Where the channels of a layer's inputs lie is known from the layer: last for
-a linear one, whose other dimensions (tokens, for one) count as places.
+and the only images of its kind at hand are those to forget: there the inputs of the other layers that normalise
+(LayerNorm, GroupNorm) are to have the means and variances that these images give them, counted in standard deviations
+of theirs, since nothing says how large the numbers of a layer are. Those layers save their inputs anyway, so that
+looking at them takes no memory. Where nothing normalises, linear layers and convolutions are looked at.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def kept(network: nn.Module) -> dict[nn.Module, Wanted]:
 
 @torch.no_grad()
 def measured(network: nn.Module, call: Callable[[], object]) -> dict[nn.Module, Wanted]:
-    """What the linear layers and convolutions of a network see in a call of it; those not called are left out.
+    """What the layers of a network see in a call of it: those that normalise, or the linear ones and convolutions.
+
+    Layers that are not called are left out. Channels are the last dimension for linear layers, and for LayerNorm where
+    it is as long as the layer normalises over; tokens and places are the others.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 3))
@@ -72,7 +75,9 @@ def measured(network: nn.Module, call: Callable[[], object]) -> dict[nn.Module, 
         mean, variance = moments(_by_channel(layer, inputs[0]))
         found[layer] = Wanted(mean, variance, _unit(mean, variance))
 
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    modules = list(network.modules())
+    normalising = [module for module in modules if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
+    layers = normalising or [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         call()
@@ -138,9 +143,11 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _by_channel(layer: nn.Module, inputs: Tensor) -> Tensor:
     """A layer's inputs as (n, C, H, W), in full precision."""
     values = inputs.float()
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or (
+        isinstance(layer, nn.LayerNorm) and tuple(layer.normalized_shape) == (values.shape[-1],)
+    ):
         return values.reshape(-1, values.shape[-1], 1, 1)
-    return values if values.dim() == 4 else values.unsqueeze(0)
+    return values if values.dim() == 4 else values.reshape(*values.shape[:2], -1, 1)
 
 
 class _Moments(torch.autograd.Function):

@@ -43,7 +43,7 @@ def test_they_are_there() -> None:
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_dry_run(path: Path, stakes_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STAKES_SHARED", "STAKES_DIGITS_MODEL", "CHARACTERS"):
+    for name in ("STAKES_SHARED", "STAKES_DIGITS_MODEL", "CHARACTERS", "FASHION"):
         monkeypatch.delenv(name, raising=False)
     code, found, err = stakes_cli("bench", path, "--dry-run", "--json")
     assert code == 0, err
