@@ -75,9 +75,7 @@ def measured(network: nn.Module, call: Callable[[], object]) -> dict[nn.Module, 
         mean, variance = moments(_by_channel(layer, inputs[0]))
         found[layer] = Wanted(mean, variance, _unit(mean, variance))
 
-    modules = list(network.modules())
-    normalising = [module for module in modules if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
-    layers = normalising or [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
+    layers = _of(network, nn.LayerNorm, nn.GroupNorm) or _of(network, nn.Linear, nn.Conv2d)
     hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         call()
@@ -85,6 +83,10 @@ def measured(network: nn.Module, call: Callable[[], object]) -> dict[nn.Module, 
         for hook in hooks:
             hook.remove()
     return found
+
+
+def _of(network: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, kinds)]
 
 
 def _unit(mean: Tensor, variance: Tensor) -> Tensor:
