@@ -63,6 +63,18 @@ FORMS = {
 }
 
 
+NETWORKS = {"vit": "ViT", "convnext": "ConvNeXt", "resnet": "ResNet-10, BatchNorm"}
+WITHOUT_BATCHNORM = {
+    ("vit", "no-statistics"): "probes without channel statistics",
+    ("vit", "default"): "as it is",
+    ("vit", "with-unlabelled"): "with 2,000 unlabelled images",
+    ("convnext", "no-statistics"): "probes without channel statistics",
+    ("convnext", "default"): "as it is",
+    ("convnext", "with-unlabelled"): "with 2,000 unlabelled images",
+    ("resnet", "default"): "as it is",
+}
+
+
 def frontier() -> str:
     """L2UL and StructGuard on CIFAR-10, with what they cost."""
     groups = grouped(records(RESULTS / "table2-cifar10"))
@@ -198,6 +210,28 @@ def many_classes() -> str:
             after = [run.after.test_accuracy, run.after.retain_accuracy]
             cells = [title, str(k), *(f"{value:.2f}" for value in after), f"{run.after.forget_accuracy:.1f}"]
             lines.append("| " + " | ".join([*cells, changed([run]), str(run.steps)]) + " |")
+    return "\n".join(lines)
+
+
+def without_batchnorm() -> str:
+    """Small networks with and without BatchNorm, each with and without what was done for those that have none."""
+    groups = dict[tuple[str, str], list[Record]]()
+    for run in records(RESULTS / "without-batchnorm"):
+        groups.setdefault((str(run.request["model"]), str(run.request["row"])), []).append(run)
+    lines = [
+        "| network | | n | test before | test | retain before | retain | steps |",
+        "|---" * 8 + "|",
+    ]
+    for (model, row), title in WITHOUT_BATCHNORM.items():
+        runs = groups[model, row]
+        _none_left(runs, f"{model}, {row}")
+        cells = [NETWORKS[model], title, str(len(runs))]
+        for name in ("test_accuracy", "retain_accuracy"):
+            cells += [
+                spread([getattr(one, name) for one in ends])
+                for ends in zip(*((run.before, run.after) for run in runs), strict=True)
+            ]
+        lines.append("| " + " | ".join([*cells, _steps(runs)]) + " |")
     return "\n".join(lines)
 
 

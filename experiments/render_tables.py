@@ -68,6 +68,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "logits": lambda: blocks.forms_of("default"),
     "thorough": lambda: blocks.forms_of("thorough"),
     "many-classes": blocks.many_classes,
+    "without-batchnorm": blocks.without_batchnorm,
     "unlabelled": blocks_unlabelled.by_request,
     "unlabelled-few": blocks_unlabelled.by_number,
     "unlabelled-kinds": blocks_unlabelled.by_kind,
