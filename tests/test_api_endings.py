@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from api_runs import SETTINGS, run
 from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.errors import AnchorError, ConfigError, DataError, NumericalError
+from stakes.models import Classifier
 from tinydigits import NAMES, Small, digits_model, known, sets, split
 
 
@@ -158,3 +160,19 @@ def test_a_model_that_only_guesses_is_told_of(tmp_path):
     assert record.verdict.startswith("Nothing was unlearned: all")
     assert "no better than guessing" in record.notes[0]
     assert not run(tmp_path, method="before", settings={}).record.notes
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind", "told"),
+    [("none", "inverted", True), ("none", "adversarial", False), ("batch", "inverted", False)],
+)
+def test_that_probes_know_less_without_batchnorm_is_told(tmp_path, norm, kind, told):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.BatchNorm2d(1) if norm == "batch" else nn.Identity()
+        network = nn.Sequential(layer, nn.Flatten(), nn.Linear(64, 10)).eval()
+    model = Classifier.from_network(network, class_names=NAMES, input_size=(1, 8, 8))
+    few = SETTINGS | {"max_steps": 1, "probes.kind": kind, "probes.inversion.iterations": 1}
+    notes = run(tmp_path, model=model, settings=few).record.notes
+    found = [note for note in notes if note.startswith("The model has no BatchNorm")]
+    assert len(found) == int(told)

@@ -8,15 +8,25 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.images import ImageSet
 from stakes.held_to import HeldTo
 
+_BLIND = (
+    "The model has no BatchNorm, which keeps statistics of the training data: probes know less of it, and more is lost "
+    "on such models than on others. Look at the test accuracy; images without labels (--unlabelled) hold more."
+)
+
 
 def notes(
-    split: ForgetSplit, held: HeldTo | None, before: Mapping[str, float | None] | None = None
+    split: ForgetSplit,
+    held: HeldTo | None,
+    before: Mapping[str, float | None] | None = None,
+    *,
+    without_statistics: bool = False,
 ) -> tuple[str, ...]:
     """Where sets overlap, and figures say less or other than they seem to, or images are none to be held to.
 
     Args:
         held: the unlabelled images, once the model was asked about them.
         before: accuracies of the model before, percent, by the name of the set.
+        without_statistics: probes were inverted from a model that keeps no statistics of its training data.
 
     Example:
         >>> import torch
@@ -26,7 +36,8 @@ def notes(
     """
     unlike = (held.unlike,) if held is not None and held.unlike else ()
     used = None if held is None else held.images
-    return (*_guesses(split, before or {}), *_twins(split), *_measured(split, used), *unlike)
+    blind = (_BLIND,) if without_statistics and held is None else ()
+    return (*_guesses(split, before or {}), *_twins(split), *_measured(split, used), *unlike, *blind)
 
 
 def _guesses(split: ForgetSplit, before: Mapping[str, float | None]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from stakes.held_to import HeldTo
 from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network
 from stakes.inverted_store import build_inverted
 from stakes.joined_probes import JoinedProbes, Probes
+from stakes.layer_statistics import kept
 from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out
@@ -379,7 +380,12 @@ class Unlearning:
             versions=versions(),
             device=device_name(self.device),
             notes=notes(
-                split, self.held_to, {"test": before.test_accuracy, "retain": before.retain_accuracy}
+                split,
+                self.held_to,
+                {"test": before.test_accuracy, "retain": before.retain_accuracy},
+                without_statistics=probes is not None
+                and self.method.settings.probes.kind == "inverted"
+                and not kept(self.original),
             ),
         )
 
