@@ -70,7 +70,6 @@ WITHOUT_BATCHNORM = {
     ("vit", "with-unlabelled"): "with 2,000 unlabelled images",
     ("convnext", "no-statistics"): "probes without channel statistics",
     ("convnext", "default"): "as it is",
-    ("convnext", "with-unlabelled"): "with 2,000 unlabelled images",
     ("resnet", "default"): "as it is",
 }
 
