@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FIRST_LAYER = (
-    10.0  # weight of the first gap: that of the pixels or nearly so, which holds the picture together
-)
+# Weight of the first gap: that of the pixels or nearly so, which holds the picture together.
+FIRST_LAYER = 10.0
 # A unit is no less than this share of the mean over the channels, for those that are silent on these images: of their
 # standard deviation, and of their size, below which a variance is rounding.
 _OF_DEVIATION, _OF_SIZE = 0.1, 0.01
