@@ -213,7 +213,7 @@ def many_classes() -> str:
 
 
 def without_batchnorm() -> str:
-    """Small networks with and without BatchNorm, each with and without what was done for those that have none."""
+    """Small networks with and without BatchNorm, the latter also with probes that know no channel statistics."""
     groups = dict[tuple[str, str], list[Record]]()
     for run in records(RESULTS / "without-batchnorm"):
         groups.setdefault((str(run.request["model"]), str(run.request["row"])), []).append(run)

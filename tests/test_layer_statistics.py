@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stakes.layer_statistics import FIRST_LAYER, Gaps, _Moments, kept, measured
+from stakes.layer_statistics import FIRST_LAYER, Gaps, kept, measured, moments
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -171,11 +171,11 @@ def test_moments_and_their_gradients() -> None:
         torch.randn((4, 3, 5, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 3
     )
     values.requires_grad_(True)
-    mean, variance = _Moments.apply(values)
+    mean, variance = moments(values)
     assert torch.allclose(mean, values.mean((0, 2, 3)))
     assert torch.allclose(variance, values.var((0, 2, 3), unbiased=False))
-    assert torch.autograd.gradcheck(_Moments.apply, (values,))
-    single = _Moments.apply(values.detach().float() + 20)[1]
+    assert torch.autograd.gradcheck(moments, (values,))
+    single = moments(values.detach().float() + 20)[1]
     assert torch.allclose(single.double(), variance, rtol=1e-4), (
         "what float32 loses where the mean is far from zero"
     )

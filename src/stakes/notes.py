@@ -9,8 +9,8 @@ from stakes.data.images import ImageSet
 from stakes.held_to import HeldTo
 
 _BLIND = (
-    "The model has no BatchNorm, which keeps statistics of the training data: probes know less of it, and more is lost "
-    "on such models than on others. Look at the test accuracy before you ship it."
+    "The model has no BatchNorm over maps (BatchNorm2d), which keeps statistics of the training data: probes know less "
+    "of it, and more is lost on such models than on others. Look at the test accuracy before you ship it."
 )
 
 

@@ -83,6 +83,8 @@ class InputCurvature:
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+                if _cuts_patches(module, channels):
+                    return
                 rows = thinned(self._rows(module, inputs[0].detach().float()), draws)
                 if rows.shape[1] > WIDE and not isinstance(module, nn.Conv2d):
                     wide.setdefault(name, []).append(rows)
@@ -102,11 +104,7 @@ class InputCurvature:
         finally:
             for hook in hooks:
                 hook.remove()
-        self._shrinks = {
-            name: _shrink(total, damping)
-            for name, total in sums.items()
-            if not _cuts_patches(layers[name], channels)
-        }
+        self._shrinks = {name: _shrink(total, damping) for name, total in sums.items()}
         for name, seen in wide.items():
             self._shrinks[name] = _shrink_by_rows(thinned(torch.cat(seen), draws, most=WIDE), damping)
 
