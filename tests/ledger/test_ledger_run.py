@@ -29,7 +29,6 @@ from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import ConfigError, DataError
 from stakes.ledger import Ledger, LedgerError, prune_states
 from stakes.methods import Method
-from stakes.methods.base import ForFew
 from stakes.records import Record
 
 
@@ -115,37 +114,6 @@ class Probing(Solve):
     """It says that it trains on probes, and so may be given unlabelled images."""
 
     name, needs = "probing", frozenset({"probes"})
-
-
-class OtherwiseForFew(Amnesiac):
-    """Of at most three images it takes two steps."""
-
-    name, default_preset = "otherwise", "own"
-    presets = {"own": {"max_steps": 1}}  # noqa: RUF012
-    for_few = {"own": ForFew(3, {"max_steps": 2})}  # noqa: RUF012
-
-
-def most_steps(ledger: Ledger) -> list[int]:
-    return [
-        Record.load(ledger.run(attempt.started.body.run) / "record.json").settings["max_steps"]
-        for batch in ledger.view().batches
-        for attempt in batch.attempts
-    ]
-
-
-def test_images_of_all_requests_count_where_a_preset_differs_for_few(ledger: Ledger) -> None:
-    for rows in ROWS[:2]:
-        ask(ledger, rows)
-    # Two images, then two more, then repairs: of the first request, which came back, and of both.
-    assert carry_out(ledger, OtherwiseForFew.configure()).done
-    assert most_steps(ledger) == [2, 1, 1, 1]
-
-
-def test_few_images_together_are_few(ledger: Ledger) -> None:
-    for row in (0, 3, 6):
-        ask(ledger, [row])
-    assert carry_out(ledger, OtherwiseForFew.configure(), together=True).done
-    assert most_steps(ledger) == [2]
 
 
 def few_probes() -> Method[Any]:

@@ -54,14 +54,6 @@ def test_asked_twice_it_is_the_same_and_the_first_is_not_changed() -> None:
     assert few.for_images(64).settings == first.settings == StructGuard.configure("default").settings
 
 
-def test_settled_it_stays_as_it_is() -> None:
-    method = StructGuard.configure("default")
-    settled = method.for_images(64).settled()
-    assert settled.for_images(3).settings == settled.settings == method.for_images(64).settings
-    # The one that it was made from does not.
-    assert method.for_images(3).settings != settled.settings
-
-
 def test_all_copies_of_few_and_a_schedule_that_ends_before_the_limit() -> None:
     settings = StructGuard.configure("default").for_images(16).settings
     assert settings.copies(16, 1) == 32

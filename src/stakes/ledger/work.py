@@ -177,7 +177,7 @@ class Work:
             split,
             reference=self.ledger.states.load(reference, view.configs[reference]) if reference else None,
             anchors=self.anchors,
-            method=self._method(view, started),
+            method=self.method,
             preset=self.options.preset,
             out=folder,
             cache=self.ledger.cache,
@@ -204,15 +204,6 @@ class Work:
                 record=record.digest(),
             ),
         )
-
-    def _method(self, view: View, started: Started) -> Method[Any]:
-        """The method as its preset has it for all images asked for so far.
-
-        What forgetting costs adds up from request to request, so small ones do not stay small. A repair of one image
-        is no small request either.
-        """
-        numbers = sorted({*started.requests, *_numbers(view.with_status("done"))})
-        return self.method.for_images(len(view.images(numbers))).settled()
 
     def _unlabelled(self) -> tuple[ImageSet | None, ImageSet | None]:
         """Unlabelled images, without any that a request of this ledger forgets or has forgotten; and the test set."""

@@ -137,18 +137,6 @@ class Method(ABC, Generic[S]):
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
         return self if found.settings == self.settings else found
 
-    def settled(self) -> Method[Any]:
-        """The method with the settings that it has now, whatever number of images it is asked for later.
-
-        Example:
-            >>> from stakes.methods import StructGuard
-            >>> StructGuard.configure("default").for_images(64).settled().for_images(16).settings.settle
-            100
-        """
-        found = copy.copy(self)
-        found._asked = None
-        return found
-
     @abstractmethod
     def run(self, job: Job[S]) -> Iterator[Row]:
         """Change ``job.model`` step by step, yielding the losses of each step to be logged.
