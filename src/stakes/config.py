@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -50,6 +50,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after records had been made: told only where they are not at their defaults, so that other
+    runs and cells keep their names. No preset may name one: a record without it would be read as having that value."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = plain(self)
+        for key in self.later:
+            if told.get(key) == type(self).model_fields[key].default:
+                told.pop(key, None)
+        return told
 
     @field_validator("*", mode="before")
     @classmethod
@@ -172,6 +183,8 @@ QUIET = {"device", "eval_batch", "probe_chunk", "checkpoint_seconds"}
 class RunSettings(Settings):
     """How a run is carried out, whatever the method."""
 
+    later = frozenset({"milestones", "unlabelled_most"})
+
     seed: int = Field(0, ge=0, le=2**63 - 1)
     device: Device = "auto"
     precision: Precision = "fp32"
@@ -188,15 +201,6 @@ class RunSettings(Settings):
     unlabelled_most: int = Field(
         4096, ge=1, description="of the unlabelled images given, at most this many are taken, drawn by seed"
     )
-
-    @model_serializer(mode="wrap")
-    def _only_if_on(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came later is told only where it is not at its default: other runs and cells keep their names."""
-        told: dict[str, Any] = plain(self)
-        for key in ("milestones", "unlabelled_most"):
-            if told.get(key) == type(self).model_fields[key].default:
-                told.pop(key, None)
-        return told
 
 
 S = TypeVar("S", bound=Settings)

@@ -131,7 +131,7 @@ def estimate(
         refuse_unlabelled(method)
     device = resolve_device(run.device)
     k = len(split.forget)
-    method = method.for_images(k)
+    method = method.for_images(k, classifier)
     train = k + (len(split.retain) if split.retain is not None else 0)
     test = len(split.test) if split.test is not None else 0
     facts = Facts(

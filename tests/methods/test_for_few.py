@@ -1,10 +1,11 @@
-"""A preset that sets otherwise for a small request: where the border is, and that all who look say the same."""
+"""A preset that sets otherwise for a small request, or for a network without BatchNorm: where, and that all agree."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import torch
 
 from stakes import unlearn
 from stakes.bench.cells import expand
@@ -113,6 +114,54 @@ def test_speed_is_that_of_the_request() -> None:
     slices = SpeedSettings(rounds=1)
     report = bench_speed(digits_model(), split(5), [quick], speed=slices, device="cpu")
     assert report.variants[0].settings["variants"] == 2
+
+
+UNNORMALISED = {"pressure": 0.05, "pressure_from": 0.0, "settle": 250}
+
+
+def test_without_batchnorm_weights_rise_within_a_longer_schedule() -> None:
+    usual, plain = StructGuard.configure("default"), torch.nn.Linear(2, 2)
+    assert StructGuard.without_batchnorm == {"default": UNNORMALISED}
+    found = dict(usual.for_images(64, plain).settings)
+    assert {name: to for name, to in found.items() if to != getattr(usual.settings, name)} == UNNORMALISED
+    assert usual.for_images(64, torch.nn.BatchNorm2d(2)) is usual
+    forgetful = torch.nn.BatchNorm2d(2, track_running_stats=False)
+    assert usual.for_images(64, forgetful).settings.settle == 250, "it keeps no statistics"
+    # Few images have settings of their own, whatever the network; so has another preset.
+    assert usual.for_images(16, plain).settings == usual.for_images(16).settings
+    thorough = StructGuard.configure("thorough")
+    assert thorough.for_images(64, plain) is thorough
+    assert StructGuard.configure("default", {"settle": 9}).for_images(64, plain).settings.settle == 9
+
+
+def test_a_run_and_an_estimate_see_the_network(tmp_path) -> None:
+    given, model = split(17), digits_model().clone()
+    model.body.norm = torch.nn.Identity()
+    method = StructGuard.configure("default", {**QUICK, "max_steps": 12})
+    record = unlearn(model, given, method=method, preset="default", device="cpu").record
+    assert {name: record.settings[name] for name in UNNORMALISED} == UNNORMALISED
+    found = estimate(model, given, method, RunSettings(), out=tmp_path, cache=tmp_path)
+    assert found.schedule == method.for_images(17, model).settings.schedule(1, 12) == 9
+
+
+def test_what_came_later_is_told_where_it_is_not_at_its_default() -> None:
+    """Cells and runs made before have the same names."""
+    usual = StructGuard.configure("default")
+    for kind, key in ((type(usual.settings), "pressure_from"), (RunSettings, "milestones")):
+        assert key in kind.later
+        assert key not in kind().model_dump(mode="json")
+    found = usual.for_images(64, torch.nn.Linear(2, 2)).settings
+    told = found.model_dump(mode="json")
+    assert told["pressure_from"] == 0.0
+    assert type(found)(**told) == found
+    assert type(found)(**usual.settings.model_dump(mode="json")) == usual.settings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_preset_names_what_is_left_out_of_records(name: str) -> None:
+    kind = METHODS[name]
+    named = {key for changes in kind.presets.values() for key in changes}
+    assert not named & kind.settings_type.later
 
 
 def test_nothing_is_made_anew_where_nothing_changes() -> None:

@@ -54,6 +54,15 @@ def test_the_weight_of_an_image_grows_while_it_is_recognised(make_job):
     assert set((weights[0] * 4).tolist()) <= {4.0, 5.0}
 
 
+@pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.5, 3), (1.0, 6)])
+def test_weights_grow_from_a_share_of_the_schedule_on(make_job, share, first):
+    method, job = make_job(
+        deletion="hinge", pressure=0.5, pressure_from=share, reg_weight=0.0, settle=6, lr=1e-6, forget_batch=4
+    )
+    grown = [float(job._tracked["pressure"].weights.max()) > 1 for _ in _steps(method, job, 8)]
+    assert grown == [step >= first for step in range(8)]
+
+
 def _steps(method: StructGuard, job: Job[Any], count: int) -> Iterator[None]:
     for _ in method.run(job):
         yield

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stakes.config import MethodSettings, build
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, NumericalError
 from stakes.interrupts import deferred
+from stakes.layer_statistics import kept
 from stakes.methods.job import Job
 from stakes.methods.milestones import Milestones
 from stakes.metrics.accuracy import accuracy, predict
@@ -57,6 +58,8 @@ class Method(ABC, Generic[S]):
         presets: named changes to those defaults.
         default_preset: the one taken when none is named.
         for_few: by preset, what it sets otherwise for a small request; settings of the user's own go before it.
+        without_batchnorm: by preset, what it sets otherwise where the request is not small and the network keeps no
+            statistics of its training images; settings of the user's own go before it.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
         search: settings that `stakes tune` searches where a plan names none, each with its least and greatest value,
             by their logarithm; empty: the learning rate from a tenth to ten times of what it is.
@@ -79,6 +82,7 @@ class Method(ABC, Generic[S]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_preset: ClassVar[str | None] = None
     for_few: ClassVar[Mapping[str, ForFew]] = {}
+    without_batchnorm: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     # Not ClassVar: where the settings decide, __init__ sets them on the instance.
     needs: frozenset[Need] = frozenset()
@@ -117,23 +121,31 @@ class Method(ABC, Generic[S]):
         method._asked = preset, overrides
         return method
 
-    def for_images(self, images: int) -> Method[Any]:
+    def for_images(self, images: int, network: nn.Module | None = None) -> Method[Any]:
         """The method as it is for a request of so many images: with what its preset sets for few, if they are few.
 
-        What was overridden stays. `unlearn` and a bench do this themselves.
+        If they are not, and ``network`` is given and has no BatchNorm, with what it sets for such a network. What was
+        overridden stays. `unlearn` does this itself; a bench names its cells without having seen the network.
 
         Raises:
-            ConfigError: an override that does not go with what the preset sets for few.
+            ConfigError: an override that does not go with what the preset sets.
 
         Example:
             >>> from stakes.methods import StructGuard
-            >>> [StructGuard.configure("default").for_images(k).settings.settle for k in (16, 64)]
+            >>> method = StructGuard.configure("default")
+            >>> [method.for_images(k).settings.settle for k in (16, 64)]
             [250, 100]
+            >>> method.for_images(64, torch.nn.Linear(2, 2)).settings.settle
+            250
         """
         preset, overrides = self._asked or (None, {})
-        if preset is None or (few := self.for_few.get(preset)) is None:
+        if preset is None:
             return self
-        changes = few.changes if images <= few.images else {}
+        few, changes = self.for_few.get(preset), {}
+        if few is not None and images <= few.images:
+            changes = few.changes
+        elif network is not None and not kept(network):
+            changes = self.without_batchnorm.get(preset, {})
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
         return self if found.settings == self.settings else found
 

@@ -41,6 +41,7 @@ class About:
             taken then.
         default_preset: the one taken where none is named.
         for_few: by preset, the most images of a small request, and what is set otherwise for one.
+        without_batchnorm: by preset, what is set otherwise for a network without BatchNorm.
     """
 
     name: str
@@ -50,6 +51,7 @@ class About:
     needs: Mapping[str | None, tuple[str, ...]]
     default_preset: str | None
     for_few: Mapping[str, ForFew]
+    without_batchnorm: Mapping[str, Mapping[str, Any]]
 
 
 def about(kind: type[Method[Any]]) -> About:
@@ -72,6 +74,7 @@ def about(kind: type[Method[Any]]) -> About:
         needs={preset: tuple(sorted(kind.configure(preset).needs)) for preset in presets},
         default_preset=kind.default_preset,
         for_few=kind.for_few,
+        without_batchnorm=kind.without_batchnorm,
     )
 
 

@@ -32,7 +32,12 @@ from stakes.methods.job import Batch, Job
 from stakes.methods.pressure import Pressure
 from stakes.methods.recalibration import MeanRecalibration
 from stakes.methods.retreat import Way, surest_label
-from stakes.methods.structguard_settings import FOR_FEW, PRESETS, StructGuardSettings
+from stakes.methods.structguard_settings import (
+    FOR_FEW,
+    PRESETS,
+    WITHOUT_BATCHNORM,
+    StructGuardSettings,
+)
 from stakes.methods.tuning import descend, train_features
 from stakes.methods.variants import cut_and_mix, everyday
 from stakes.models.projector import Projector
@@ -76,6 +81,7 @@ class StructGuard(Method[StructGuardSettings]):
     default_preset = "default"
     presets = PRESETS
     for_few = FOR_FEW
+    without_batchnorm = WITHOUT_BATCHNORM
 
     def __init__(self, settings: StructGuardSettings) -> None:
         super().__init__(settings)
@@ -229,7 +235,7 @@ class StructGuard(Method[StructGuardSettings]):
         if settings.deletion == "ascent":
             return -F.cross_entropy(logits, forget.labels)
         hinge, weights = _hinge(logits, forget.labels, settings.margin), pressure.of(forget.indices)
-        if step >= _settle(job):
+        if step >= settings.pressure_from * _settle(job):
             own = len(job.forget_batches.at(step))
             pressure.seen(forget.indices[:own], hinge.detach()[:own])
         return (weights * hinge).sum() / _count(hinge, settings.hinge_mean, job.forget_batches.per_epoch)

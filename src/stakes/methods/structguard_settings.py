@@ -17,6 +17,8 @@ from stakes.structure import Alignment, Axis
 class StructGuardSettings(MethodSettings):
     """Settings of STRUCTGUARD, each at the text's value, or L2UL's where it is silent: those of preset ``paper``."""
 
+    later = frozenset({"pressure_from"})
+
     projector: Literal["learned", "none"] = Field(
         "learned", description="none: p is the identity, both paths are one"
     )
@@ -42,8 +44,13 @@ class StructGuardSettings(MethodSettings):
     pressure: float = Field(
         0.0,
         ge=0,
-        description="after the schedule: what the weight of a forget image's hinge grows by when a step still finds it "
-        "above 0",
+        description="what the weight of a forget image's hinge grows by when a step still finds it above 0",
+    )
+    pressure_from: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the schedule after which weights grow; 1: after all of it, at its last and least lr",
     )
     retention: Literal["hard", "soft", "logits"] = Field(
         "hard",
@@ -221,6 +228,12 @@ FOR_FEW = {
     "thorough": ForFew(
         16, {"del_weight": 6.0, "settle": 500, "retention": "soft", "lr": 0.0025, "max_steps": 1600}
     ),
+}
+
+# Without BatchNorm forgetting stands still at half where only the schedule's end raises the weights of images, at its
+# least lr, and what they then break is not mended.
+WITHOUT_BATCHNORM: dict[str, dict[str, Any]] = {
+    "default": {"pressure": 0.05, "pressure_from": 0.0, "settle": 250},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -99,7 +99,7 @@ def bench_speed(
     from stakes.inputs import as_classifier
 
     asked = tuple(variants) if variants is not None else default_variants()
-    chosen = [replace(one, method=one.method.for_images(len(split.forget))) for one in asked]
+    chosen = [replace(one, method=one.method.for_images(len(split.forget), classifier)) for one in asked]
     labels = [one.label for one in chosen]
     if not chosen or len(set(labels)) < len(labels):
         raise ConfigError("variants", expected="one or more, each with a name of its own", got=str(labels))
