@@ -64,12 +64,18 @@ FORMS = {
 
 
 NETWORKS = {"vit": "ViT", "convnext": "ConvNeXt", "resnet": "ResNet-10, BatchNorm"}
+BEFORE_WITHOUT = "without-batchnorm-before"
 WITHOUT_BATCHNORM = {
-    ("vit", "no-statistics"): "probes without channel statistics",
-    ("vit", "default"): "as it is",
-    ("vit", "with-unlabelled"): "with 2,000 unlabelled images",
-    ("convnext", "no-statistics"): "probes without channel statistics",
+    ("vit", "no-statistics"): "as it was, probes without channel statistics",
+    ("vit", f"{BEFORE_WITHOUT}/default"): "as it was: 100 steps, weights rise after them",
+    ("vit", "late-pressure"): "250 steps, weights rise after them",
+    ("vit", "default"): "as it is: 250 steps, weights rise from the first on",
+    ("vit", "with-unlabelled"): "as it is, with 2,000 unlabelled images",
+    ("convnext", "no-statistics"): "as it was, probes without channel statistics",
+    ("convnext", f"{BEFORE_WITHOUT}/default"): "as it was",
+    ("convnext", "late-pressure"): "250 steps, weights rise after them",
     ("convnext", "default"): "as it is",
+    ("convnext", "with-unlabelled"): "as it is, with 2,000 unlabelled images",
     ("resnet", "default"): "as it is",
 }
 
@@ -213,10 +219,11 @@ def many_classes() -> str:
 
 
 def without_batchnorm() -> str:
-    """Small networks with and without BatchNorm, the latter also with probes that know no channel statistics."""
+    """Small networks with and without BatchNorm, the latter also with what the preset was there."""
     groups = dict[tuple[str, str], list[Record]]()
-    for run in records(RESULTS / "without-batchnorm"):
-        groups.setdefault((str(run.request["model"]), str(run.request["row"])), []).append(run)
+    for folder, before in (("without-batchnorm", ""), (BEFORE_WITHOUT, f"{BEFORE_WITHOUT}/")):
+        for run in records(RESULTS / folder):
+            groups.setdefault((str(run.request["model"]), f"{before}{run.request['row']}"), []).append(run)
     lines = [
         "| network | | n | test before | test | retain before | retain | steps |",
         "|---" * 8 + "|",

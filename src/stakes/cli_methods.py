@@ -99,8 +99,8 @@ def _tell_one(kind: type[Method[Any]], preset: str | None, as_json: bool) -> Non
         typer.echo(f"--preset {other}: {told(changes)}")
     for which, few in one.for_few.items():
         typer.echo(f"--preset {which}, at most {few.images} images to forget: {told(few.changes)}")
-    for which, changes in one.without_batchnorm.items():
-        typer.echo(f"--preset {which}, other requests of a network without BatchNorm: {told(changes)}")
+    for which, others in one.without_batchnorm.items():
+        typer.echo(f"--preset {which}, other requests of a network without BatchNorm: {told(others)}")
 
 
 def _plain(one: About) -> dict[str, Any]:

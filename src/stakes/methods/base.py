@@ -141,7 +141,8 @@ class Method(ABC, Generic[S]):
         preset, overrides = self._asked or (None, {})
         if preset is None:
             return self
-        few, changes = self.for_few.get(preset), {}
+        changes: Mapping[str, Any] = {}
+        few = self.for_few.get(preset)
         if few is not None and images <= few.images:
             changes = few.changes
         elif network is not None and not kept(network):
