@@ -58,15 +58,15 @@ class StructGuard(Method[StructGuardSettings]):
 
     Presets: ``default``, a variant for models that are to be shipped, without the paper's structure terms, which add
     nothing to it that could be measured: a bounded loss on the forget images and their everyday copies, the original
-    model's logits on inverted and mixed probes, frozen BatchNorm, steps that spare what the probes use, and a schedule
-    that goes on until what broke is mended (of at most 16 images it forgets two copies each in a step, in a longer
-    schedule of smaller steps, and holds soft answers in place of logits; of more of them, and without BatchNorm, the
-    schedule is longer too, and images that are still recognised weigh more from its first step on); ``thorough``,
-    with two everyday copies of every forget image, more weight on them and more steps, so that most copies are forgotten
-    too, for a higher price; ``paper``, the text with L2UL's optimiser and probes; ``authors``, the settings that the authors
-    published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a random start and deployed,
-    cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md`` gives our reading of each
-    point that the text leaves open.
+    model's logits on inverted and mixed probes, frozen BatchNorm, steps that spare what the probes use, and a
+    schedule that goes on until what broke is mended (of at most 16 images it forgets two copies each in a step, in a
+    longer schedule of smaller steps, and holds soft answers in place of logits; of more of them, and without
+    BatchNorm, the schedule is longer too, and images that are still recognised weigh more from its first step on);
+    ``thorough``, with two everyday copies of every forget image, more weight on them and more steps, so that most
+    copies are forgotten too, for a higher price; ``paper``, the text with L2UL's optimiser and probes; ``authors``,
+    the settings that the authors published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a
+    random start and deployed, cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md``
+    gives our reading of each point that the text leaves open.
 
     Assumes that probes stand in for retained images. Not guaranteed: that the forget set ends at accuracy 0 (the
     outcome says so), that images near the forgotten ones are forgotten, or that a membership attack fails.
