@@ -75,6 +75,7 @@ WITHOUT_BATCHNORM = {
     ("convnext", f"{BEFORE_WITHOUT}/default"): "as it was",
     ("convnext", "late-pressure"): "250 steps, weights rise after them",
     ("convnext", "default"): "as it is",
+    ("convnext", "with-unlabelled"): "as it is, with 2,000 unlabelled images",
     ("resnet", "default"): "as it is",
 }
 
