@@ -52,7 +52,8 @@ class Settings(BaseModel):
     )
     later: ClassVar[frozenset[str]] = frozenset()
     """Settings that came after records had been made: told only where they are not at their defaults, so that other
-    runs and cells keep their names. No preset may name one: a record without it would be read as having that value."""
+    runs and cells keep their names. No preset may name one, for few images neither: a record without it would be read
+    as having that value."""
 
     @model_serializer(mode="wrap")
     def _without_later(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

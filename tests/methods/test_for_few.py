@@ -160,7 +160,8 @@ def test_what_came_later_is_told_where_it_is_not_at_its_default() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_no_preset_names_what_is_left_out_of_records(name: str) -> None:
     kind = METHODS[name]
-    named = {key for changes in kind.presets.values() for key in changes}
+    small = [few.changes for few in kind.for_few.values()]
+    named = {key for changes in [*kind.presets.values(), *small] for key in changes}
     assert not named & kind.settings_type.later
 
 
