@@ -116,6 +116,7 @@ def bench(
     from stakes.bench.cost import grid_cost
     from stakes.bench.engine import run_bench
     from stakes.bench.grid import load_grid
+    from stakes.bench.networks import look
     from stakes.bench.plugins import load_plugins
     from stakes.bench.sharing import advice
     from stakes.errors import ConfigError
@@ -133,7 +134,11 @@ def bench(
     wanted = with_run(load_grid(grid), given)
     wanted = wanted.model_copy(update={"keep_models": wanted.keep_models or keep_models})
     if dry_run:
-        _print_cost(grid_cost(wanted, expand(wanted, registry, seed=seed)), as_json)
+        seen = look(wanted, registry, fetch=False)
+        cells = expand(wanted, registry, seed=seed, unnormalised=seen.unnormalised)
+        _print_cost(grid_cost(wanted, cells), as_json)
+        if seen.unseen:
+            typer.echo(f"Taken for networks with BatchNorm, unseen: {', '.join(seen.unseen)}", err=True)
         return
     if out is None:
         raise ConfigError(

@@ -58,12 +58,19 @@ class Cell:
         return digest_json(shared)[:12]
 
 
-def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = None) -> list[Cell]:
+def expand(
+    grid: Grid,
+    registry: Registry | None = None,
+    *,
+    seed: int | None = None,
+    unnormalised: frozenset[str] = frozenset(),
+) -> list[Cell]:
     """All cells: data by data, model by model, seed by seed, k by k, and methods innermost.
 
     Args:
         registry: where names of methods are looked up.
         seed: only the cells of that seed.
+        unnormalised: paths of models without BatchNorm (`stakes.bench.networks`).
 
     Raises:
         ConfigError: an unknown method, preset, or setting; or nothing is left to do.
@@ -71,7 +78,7 @@ def expand(grid: Grid, registry: Registry | None = None, *, seed: int | None = N
     registry = registry or Registry()
     ready = [(entry, configured(grid, entry, registry)) for entry in grid.methods]
     cells = [
-        _cell(grid, data, model, entry, method, k, one, registry)
+        _cell(grid, data, model, entry, method, k, one, registry, model.path not in unnormalised)
         for data in grid.data
         for model in data.models
         for one in _union(grid.seeds, [entry.seeds for entry in grid.methods])
@@ -115,8 +122,9 @@ def _cell(
     k: int,
     seed: int,
     registry: Registry,
+    batchnorm: bool,
 ) -> Cell:
-    method = method.for_images(k)
+    method = method.for_images(k, batchnorm=batchnorm)
     wanted = entry.anchors or data.anchors
     request = {
         "data": data.name,

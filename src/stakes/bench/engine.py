@@ -13,6 +13,7 @@ from stakes.bench.cells import expand
 from stakes.bench.cluster import Cluster, work_on
 from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid
+from stakes.bench.networks import look
 from stakes.bench.plugins import Registry
 from stakes.bench.pool import work_with
 from stakes.bench.schedule import Schedule, Task, plan
@@ -73,8 +74,10 @@ def run_bench(
         KeyboardInterrupt: interrupted, after the running cells saved their state.
     """
     registry, board = registry or Registry(), board or QuietBoard()
-    cells = expand(grid, registry, seed=seed)
+    expand(grid, registry, seed=seed)  # refuses what is wrong before a model is opened
     grid.check_places()
+    unnormalised = look(grid, registry).unnormalised
+    cells = expand(grid, registry, seed=seed, unnormalised=unnormalised)
     folder = BenchFolder(out)
     places = cache or (Path(grid.locate(grid.cache)) if grid.cache else out / "cache")
     with folder.claimed():
@@ -86,8 +89,9 @@ def run_bench(
         skipped = {} if retry_failed else {cell.id: e for cell in cells if (e := folder.error(cell.id))}
         todo = [cell.id for cell in cells if cell.id not in finished and cell.id not in skipped]
         # Preparations look at all seeds' cells of the grid, so that a part of it makes the same.
-        schedule = Schedule(plan(expand(grid, registry), todo))
-        order = Order(grid, out.resolve(), places.resolve(), registry.files, tuple(todo))
+        whole = cells if seed is None else expand(grid, registry, unnormalised=unnormalised)
+        schedule = Schedule(plan(whole, todo))
+        order = Order(grid, out.resolve(), places.resolve(), registry.files, tuple(todo), unnormalised)
         with board.showing(cells, folder, todo, skipped, max(1, jobs)):
             if cluster is not None and todo:
                 work_on(order, schedule, board, cluster=cluster, jobs=max(1, min(jobs, len(todo))))

@@ -37,6 +37,7 @@ class Order:
     cache: Path
     plugins: tuple[Path, ...]
     cells: tuple[str, ...]
+    unnormalised: frozenset[str] = frozenset()
 
 
 class Workshop:
@@ -45,7 +46,8 @@ class Workshop:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.folder = BenchFolder(order.out)
-        self.cells = {cell.id: cell for cell in expand(order.grid, load_plugins(order.plugins))}
+        cells = expand(order.grid, load_plugins(order.plugins), unnormalised=order.unnormalised)
+        self.cells = {cell.id: cell for cell in cells}
         if not self.cells.keys() >= set(order.cells):
             raise ConfigError(
                 "the cells of this grid are others now",

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stakes.config import MethodSettings, build
 from stakes.data.images import ImageSet
 from stakes.errors import ConfigError, NumericalError
 from stakes.interrupts import deferred
-from stakes.layer_statistics import kept
 from stakes.methods.job import Job
 from stakes.methods.milestones import Milestones
 from stakes.metrics.accuracy import accuracy, predict
@@ -121,11 +120,15 @@ class Method(ABC, Generic[S]):
         method._asked = preset, overrides
         return method
 
-    def for_images(self, images: int, network: nn.Module | None = None) -> Method[Any]:
+    def for_images(self, images: int, *, batchnorm: bool = True) -> Method[Any]:
         """The method as it is for a request of so many images: with what its preset sets for few, if they are few.
 
-        If they are not, and ``network`` is given and has no BatchNorm, with what it sets for such a network. What was
-        overridden stays. `unlearn` does this itself; a bench names its cells without having seen the network.
+        If they are not, and the network is said to have no BatchNorm, with what it sets for such a network. What was
+        overridden stays. `unlearn` and a bench do this themselves.
+
+        Args:
+            images: to be forgotten.
+            batchnorm: whether the network has BatchNorm layers that keep statistics (`stakes.layer_statistics.kept`).
 
         Raises:
             ConfigError: an override that does not go with what the preset sets.
@@ -135,7 +138,7 @@ class Method(ABC, Generic[S]):
             >>> method = StructGuard.configure("default")
             >>> [method.for_images(k).settings.settle for k in (16, 64)]
             [250, 100]
-            >>> method.for_images(64, torch.nn.Linear(2, 2)).settings.settle
+            >>> method.for_images(64, batchnorm=False).settings.settle
             250
         """
         preset, overrides = self._asked or (None, {})
@@ -145,7 +148,7 @@ class Method(ABC, Generic[S]):
         few = self.for_few.get(preset)
         if few is not None and images <= few.images:
             changes = few.changes
-        elif network is not None and not kept(network):
+        elif not batchnorm:
             changes = self.without_batchnorm.get(preset, {})
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
         return self if found.settings == self.settings else found
