@@ -113,5 +113,5 @@ def test_what_depends_on_the_request_and_the_network_is_told(said):
     small = next(line for line in lines if line.startswith("--preset default, at most 16 images to forget: "))
     assert "variants=2" in small
     other = "--preset default, other requests of a network without BatchNorm: "
-    assert f"{other}pressure=0.05, pressure_from=0.0, settle=250" in lines
+    assert f"{other}pressure=0.05, pressure_from=0.0, settle=250, max_steps=2000" in lines
     assert json.loads(said("structguard", "--json")[1])["without_batchnorm"]["default"]["settle"] == 250

@@ -27,7 +27,7 @@ SHORT = {
     "probes.inversion.batches": 1,
 }
 ROW = {"method": "structguard", "settings": SHORT}
-SETS = StructGuard.without_batchnorm["default"]
+SETS = {key: value for key, value in StructGuard.without_batchnorm["default"].items() if key not in SHORT}
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,14 @@ def test_workers_name_the_cells_alike(both: dict[str, Any], tmp_path: Path) -> N
 def test_a_dry_run_counts_the_longer_schedule_and_tells_what_it_did_not_see(
     both: dict[str, Any], vit: Path, write: Write, stakes_cli: Any
 ) -> None:
-    methods = [{"method": "structguard", "settings": {**SHORT, "max_steps": 800}}]
-    path = write(**both | {"k": [17], "methods": methods})
+    path = write(**both | {"k": [17], "methods": ["structguard"]})
     code, found, told = stakes_cli("bench", path, "--dry-run", "--json")
     assert (code, told) == (0, "")
     grid = load_grid(path)
     seen = expand(grid, unnormalised=look(grid).unnormalised)
     assert [cell["cell"] for cell in found["cells"]] == [cell.id for cell in seen]
     assert [cost.schedule for cost in grid_cost(grid, seen).cells] == [100, 250]
+    assert [cost.steps for cost in grid_cost(grid, seen).cells] == [800, 2000]
 
     facts = {"train_images": 300, "classes": 10, "image_size": [1, 8, 8]}
     both["data"][0] |= {"models": ["of-a-hub/vit"], "facts": facts}

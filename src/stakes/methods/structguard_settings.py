@@ -233,7 +233,7 @@ FOR_FEW = {
 # Without BatchNorm forgetting stands still at half where only the schedule's end raises the weights of images, at its
 # least lr, and what they then break is not mended.
 WITHOUT_BATCHNORM: dict[str, dict[str, Any]] = {
-    "default": {"pressure": 0.05, "pressure_from": 0.0, "settle": 250},
+    "default": {"pressure": 0.05, "pressure_from": 0.0, "settle": 250, "max_steps": 2000},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
