@@ -63,28 +63,6 @@ def test_weights_grow_from_a_share_of_the_schedule_on(make_job, share, first):
     assert grown == [step >= first for step in range(8)]
 
 
-@pytest.mark.parametrize(
-    ("share", "batches", "growth"), [(0.0, 1, 0.5), (0.0, 4, 1.0), (0.5, 4, 1.0), (1.0, 4, 0.5)]
-)
-def test_within_the_schedule_weights_grow_as_much_whatever_the_batches(make_job, share, batches, growth):
-    """Of four batches an image is looked at half as often in a schedule."""
-    method, job = make_job(
-        deletion="hinge",
-        margin=9.0,
-        pressure=0.5,
-        pressure_from=share,
-        reg_weight=0.0,
-        settle=8,
-        lr=1e-6,
-        forget_batch=4 // batches,
-    )
-    assert job.forget_batches.per_epoch == batches
-    start = int(share * job.settings.schedule(batches, 1000))
-    for _ in _steps(method, job, start + batches):
-        weights = job._tracked["pressure"].weights
-    assert weights.tolist() == [1 + growth] * 4, "each once"
-
-
 def _steps(method: StructGuard, job: Job[Any], count: int) -> Iterator[None]:
     for _ in method.run(job):
         yield

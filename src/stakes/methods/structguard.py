@@ -104,7 +104,7 @@ class StructGuard(Method[StructGuardSettings]):
         precondition = partial(curvature.apply, model) if curvature else lambda: None
         optimizer = self._optimizer(job, projector, curvature)
         # Before a resumed job puts back the state, in which the lr is that of a later step.
-        pressure = job.track("pressure", Pressure(len(job.forget), _rise(job)).to(job.device))
+        pressure = job.track("pressure", Pressure(len(job.forget), settings.pressure).to(job.device))
         rates = [group["lr"] for group in optimizer.param_groups]
         job.track("optimizer", optimizer)
         self._works = job.track("works", _Works())
@@ -351,16 +351,6 @@ def _pace(step: int, settle: int) -> float:
 def _settle(job: Job[StructGuardSettings]) -> int:
     """Steps of the schedule."""
     return job.settings.schedule(job.forget_batches.per_epoch, job.limit(job.probe_batches.per_epoch))
-
-
-def _rise(job: Job[StructGuardSettings]) -> float:
-    """What a weight grows by at a look at its image.
-
-    Of b batches a schedule takes √b times the steps of one, and looks at an image in every b of them: where weights
-    grow within it, they grow √b times as much at a look, and so by as much in a schedule whatever b.
-    """
-    within = job.settings.pressure_from < 1
-    return job.settings.pressure * (math.sqrt(job.forget_batches.per_epoch) if within else 1.0)
 
 
 def _count(hinge: Tensor, kind: str, batches: int) -> Tensor | float:

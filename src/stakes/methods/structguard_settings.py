@@ -50,8 +50,7 @@ class StructGuardSettings(MethodSettings):
         1.0,
         ge=0,
         le=1,
-        description="share of the schedule after which weights grow; 1: after all of it, at its last and least lr. "
-        "Below 1 they grow by the root of the number of batches as much, so that a schedule has the same growth",
+        description="share of the schedule after which weights grow; 1: after all of it, at its last and least lr",
     )
     retention: Literal["hard", "soft", "logits"] = Field(
         "hard",
