@@ -134,7 +134,7 @@ def bench(
     wanted = with_run(load_grid(grid), given)
     wanted = wanted.model_copy(update={"keep_models": wanted.keep_models or keep_models})
     if dry_run:
-        seen = look(wanted, registry, fetch=False)
+        seen = look(wanted, expand(wanted, registry, seed=seed), fetch=False)
         cells = expand(wanted, registry, seed=seed, unnormalised=seen.unnormalised)
         _print_cost(grid_cost(wanted, cells), as_json)
         if seen.unseen:

@@ -20,7 +20,7 @@ from stakes.data.forget import ForgetSplit
 from stakes.data.stores import CACHE_BYTES
 from stakes.inputs import refuse_unlabelled
 from stakes.inverted_store import inverted_present
-from stakes.layer_statistics import kept
+from stakes.layer_statistics import keeps_statistics
 from stakes.methods import Method
 from stakes.models.classifier import Classifier
 from stakes.models.fold import fold_batchnorm
@@ -132,7 +132,7 @@ def estimate(
         refuse_unlabelled(method)
     device = resolve_device(run.device)
     k = len(split.forget)
-    method = method.for_images(k, batchnorm=bool(kept(classifier)))
+    method = method.for_images(k, batchnorm=keeps_statistics(classifier))
     train = k + (len(split.retain) if split.retain is not None else 0)
     test = len(split.test) if split.test is not None else 0
     facts = Facts(

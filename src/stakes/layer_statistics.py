@@ -55,6 +55,16 @@ def kept(network: nn.Module) -> dict[nn.Module, Wanted]:
     }
 
 
+def keeps_statistics(network: nn.Module) -> bool:
+    """Whether a network has BatchNorm layers that keep statistics of its training data.
+
+    Example:
+        >>> keeps_statistics(nn.BatchNorm2d(2)), keeps_statistics(nn.LayerNorm(2))
+        (True, False)
+    """
+    return bool(kept(network))
+
+
 @torch.no_grad()
 def measured(network: nn.Module, call: Callable[[], object]) -> dict[nn.Module, Wanted]:
     """What the layers of a network see in a call of it: those that normalise, or the linear ones and convolutions.

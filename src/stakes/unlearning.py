@@ -25,7 +25,7 @@ from stakes.held_to import HeldTo
 from stakes.inputs import as_classifier, refuse_mismatch, refuse_other_network
 from stakes.inverted_store import build_inverted
 from stakes.joined_probes import JoinedProbes, Probes
-from stakes.layer_statistics import kept
+from stakes.layer_statistics import keeps_statistics
 from stakes.memory import fewer_images, free, out_of_memory
 from stakes.meter import Meter
 from stakes.methods import Job, Method, NoStore, carry_out
@@ -81,7 +81,7 @@ class Unlearning:
         """All phases, or what a finished run of the same request gave."""
         if self.run.milestones and self.folder is None:
             raise ConfigError("milestones", expected="out=, a run folder to keep them in", got="none")
-        self.method = self.method.for_images(len(self.split.forget), batchnorm=bool(kept(self.model)))
+        self.method = self.method.for_images(len(self.split.forget), batchnorm=keeps_statistics(self.model))
         self.device = resolve_device(self.run.device)
         with repeatable(self.device):
             return self._carry_out()
@@ -385,7 +385,7 @@ class Unlearning:
                 {"test": before.test_accuracy, "retain": before.retain_accuracy},
                 without_statistics=probes is not None
                 and self.method.settings.probes.kind == "inverted"
-                and not kept(self.original),
+                and not keeps_statistics(self.original),
             ),
         )
 

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from benchkit import Make, Write, digits_grid
 
-from stakes.bench import run_bench
+from stakes.bench import networks, run_bench
 from stakes.bench.cells import expand
 from stakes.bench.cost import grid_cost
 from stakes.bench.folder import BenchFolder
 from stakes.bench.grid import Grid, load_grid
 from stakes.bench.networks import Networks, look
-from stakes.bench.plugins import Registry
 from stakes.errors import ConfigError
 from stakes.methods import StructGuard
 from stakes.models.checkpoint import save_checkpoint
@@ -62,9 +61,11 @@ def changed(settings: Any) -> bool:
 
 def test_networks_are_opened_where_a_row_hangs_on_them(both: dict[str, Any], vit: Path) -> None:
     grid = Grid.model_validate(both)
-    assert look(grid) == Networks(frozenset({str(vit)}))
+    assert look(grid, expand(grid)) == Networks(frozenset({str(vit)}))
     others = [{"method": "structguard", "preset": "thorough"}, "adv"]
-    assert look(Grid.model_validate(both | {"methods": others})) == Networks()
+    for changes in ({"methods": others}, {"k": [16]}):
+        other = Grid.model_validate(both | changes)
+        assert look(other, expand(other)) == Networks()
 
 
 def test_cells_of_many_images_have_other_settings_and_names(both: dict[str, Any], vit: Path) -> None:
@@ -80,7 +81,9 @@ def test_a_bench_runs_what_its_cells_say(both: dict[str, Any], tmp_path: Path) -
     grid = Grid.model_validate(both | {"k": [17]})
     report = run_bench(grid, tmp_path / "out")
     assert not report.failed
-    assert set(report.cells) == {cell.id for cell in expand(grid, unnormalised=look(grid).unnormalised)}
+    assert set(report.cells) == {
+        cell.id for cell in expand(grid, unnormalised=look(grid, expand(grid)).unnormalised)
+    }
     found = BenchFolder(tmp_path / "out").records()
     resnet, transformer = (found[cell] for cell in report.cells)
     assert {key: transformer.settings[key] for key in SETS} == SETS
@@ -102,7 +105,7 @@ def test_a_dry_run_counts_the_longer_schedule_and_tells_what_it_did_not_see(
     code, found, told = stakes_cli("bench", path, "--dry-run", "--json")
     assert (code, told) == (0, "")
     grid = load_grid(path)
-    seen = expand(grid, unnormalised=look(grid).unnormalised)
+    seen = expand(grid, unnormalised=look(grid, expand(grid)).unnormalised)
     assert [cell["cell"] for cell in found["cells"]] == [cell.id for cell in seen]
     assert [cost.schedule for cost in grid_cost(grid, seen).cells] == [100, 250]
     assert [cost.steps for cost in grid_cost(grid, seen).cells] == [800, 2000]
@@ -117,10 +120,13 @@ def test_a_dry_run_counts_the_longer_schedule_and_tells_what_it_did_not_see(
 def test_a_model_that_cannot_be_opened_is_left_to_its_cells(grid_of: Make, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     data = {"name": "digits", "source": "digits", "models": [str(tmp_path / "empty")]}
-    grid = grid_of(data=[data], methods=["structguard"])
-    assert look(grid) == Networks(unseen=(str(tmp_path / "empty"),))
+    grid = grid_of(data=[data], methods=["structguard"], k=[17])
+    assert look(grid, expand(grid)) == Networks(unseen=(str(tmp_path / "empty"),))
 
 
-def test_unknown_methods_are_refused_first(grid_of: Make) -> None:
+def test_unknown_methods_are_refused_before_a_model_is_opened(
+    grid_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "load_checkpoint", lambda _: pytest.fail("opened"))
     with pytest.raises(ConfigError, match="structgard"):
-        look(grid_of(methods=["structgard"]), Registry())
+        run_bench(grid_of(methods=["structguard", "structgard"], k=[17]), tmp_path / "out")

@@ -14,6 +14,7 @@ from stakes.bench.speed import SpeedSettings, bench_speed, variant
 from stakes.config import MethodSettings, RunSettings
 from stakes.errors import ConfigError
 from stakes.estimate import estimate
+from stakes.layer_statistics import keeps_statistics
 from stakes.methods import METHODS, ForFew, NegGrad, StructGuard
 from tinydigits import digits_model, split
 
@@ -125,6 +126,9 @@ def test_without_batchnorm_weights_rise_within_a_longer_schedule() -> None:
     found = dict(usual.for_images(64, batchnorm=False).settings)
     assert {name: to for name, to in found.items() if to != getattr(usual.settings, name)} == UNNORMALISED
     assert usual.for_images(64) is usual
+    assert usual.for_images(64, batchnorm=keeps_statistics(torch.nn.BatchNorm2d(2))) is usual
+    forgetful = keeps_statistics(torch.nn.BatchNorm2d(2, track_running_stats=False))
+    assert usual.for_images(64, batchnorm=forgetful).settings.settle == 250, "it keeps no statistics"
     # Few images have settings of their own, whatever the network; so has another preset.
     assert usual.for_images(16, batchnorm=False).settings == usual.for_images(16).settings
     thorough = StructGuard.configure("thorough")

@@ -74,9 +74,9 @@ def run_bench(
         KeyboardInterrupt: interrupted, after the running cells saved their state.
     """
     registry, board = registry or Registry(), board or QuietBoard()
-    expand(grid, registry, seed=seed)  # refuses what is wrong before a model is opened
+    blind = expand(grid, registry, seed=seed)
     grid.check_places()
-    unnormalised = look(grid, registry).unnormalised
+    unnormalised = look(grid, blind).unnormalised
     cells = expand(grid, registry, seed=seed, unnormalised=unnormalised)
     folder = BenchFolder(out)
     places = cache or (Path(grid.locate(grid.cache)) if grid.cache else out / "cache")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stakes.bench.cells import Cell
 from stakes.bench.grid import Grid
-from stakes.bench.plugins import Registry
 from stakes.errors import StakesError
-from stakes.layer_statistics import kept
+from stakes.layer_statistics import keeps_statistics
 from stakes.models.checkpoint import load_checkpoint
 
 
@@ -25,33 +26,28 @@ class Networks:
     unseen: tuple[str, ...] = ()
 
 
-def look(grid: Grid, registry: Registry | None = None, *, fetch: bool = True) -> Networks:
-    """Open the models of a grid one after the other, if the settings of any row hang on them.
+def look(grid: Grid, cells: Sequence[Cell], *, fetch: bool = True) -> Networks:
+    """Open the models of cells, one after the other, where the settings of any hang on it.
 
     Why one cannot be opened is left to what needs it.
 
     Args:
+        cells: of the grid, named as if all networks had BatchNorm.
         fetch: whether a model may be downloaded from a hub for it.
-
-    Raises:
-        ConfigError: a method that is not known.
     """
-    if not _asked(grid, registry or Registry()):
-        return Networks()
     without, unseen = set(), []
-    for path in dict.fromkeys(model.path for entry in grid.data for model in entry.models):
+    for path in dict.fromkeys(cell.model.path for cell in cells if _hangs_on_it(cell)):
         try:
             place = grid.locate(path)
             if not fetch and not Path(place).exists():
                 unseen.append(path)
-            elif not kept(load_checkpoint(place)):
+            elif not keeps_statistics(load_checkpoint(place)):
                 without.add(path)
         except StakesError:
             unseen.append(path)
     return Networks(frozenset(without), tuple(unseen))
 
 
-def _asked(grid: Grid, registry: Registry) -> bool:
-    """Whether a preset of a row sets something else for networks without BatchNorm."""
-    kinds = [(registry.find(entry.method), entry.preset) for entry in grid.methods]
-    return any((preset or kind.default_preset) in kind.without_batchnorm for kind, preset in kinds)
+def _hangs_on_it(cell: Cell) -> bool:
+    """Whether the settings of a cell would be others without BatchNorm."""
+    return cell.method.for_images(cell.k, batchnorm=False) is not cell.method

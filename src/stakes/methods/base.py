@@ -128,7 +128,7 @@ class Method(ABC, Generic[S]):
 
         Args:
             images: to be forgotten.
-            batchnorm: whether the network has BatchNorm layers that keep statistics (`stakes.layer_statistics.kept`).
+            batchnorm: whether the network has BatchNorm layers that keep statistics (`stakes.layer_statistics`).
 
         Raises:
             ConfigError: an override that does not go with what the preset sets.

@@ -30,7 +30,7 @@ from stakes.bench.speed.report import PhaseSpeed, Ratio, SpeedReport, VariantSpe
 from stakes.config import RunSettings, build
 from stakes.data.forget import ForgetSplit
 from stakes.errors import ConfigError
-from stakes.layer_statistics import kept
+from stakes.layer_statistics import keeps_statistics
 from stakes.methods import find_method
 from stakes.progress import Progress, silent
 from stakes.runtime import device_name, repeatable, resolve_device, versions
@@ -100,7 +100,7 @@ def bench_speed(
     from stakes.inputs import as_classifier
 
     asked = tuple(variants) if variants is not None else default_variants()
-    k, batchnorm = len(split.forget), bool(kept(classifier))
+    k, batchnorm = len(split.forget), keeps_statistics(classifier)
     chosen = [replace(one, method=one.method.for_images(k, batchnorm=batchnorm)) for one in asked]
     labels = [one.label for one in chosen]
     if not chosen or len(set(labels)) < len(labels):
