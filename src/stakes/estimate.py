@@ -132,7 +132,9 @@ def estimate(
         refuse_unlabelled(method)
     device = resolve_device(run.device)
     k = len(split.forget)
-    method = method.for_images(k, batchnorm=keeps_statistics(classifier))
+    method = method.for_images(
+        k, batchnorm=keeps_statistics(classifier), unlabelled=split.unlabelled is not None
+    )
     train = k + (len(split.retain) if split.retain is not None else 0)
     test = len(split.test) if split.test is not None else 0
     facts = Facts(

@@ -81,7 +81,11 @@ class Unlearning:
         """All phases, or what a finished run of the same request gave."""
         if self.run.milestones and self.folder is None:
             raise ConfigError("milestones", expected="out=, a run folder to keep them in", got="none")
-        self.method = self.method.for_images(len(self.split.forget), batchnorm=keeps_statistics(self.model))
+        self.method = self.method.for_images(
+            len(self.split.forget),
+            batchnorm=keeps_statistics(self.model),
+            unlabelled=self.split.unlabelled is not None,
+        )
         self.device = resolve_device(self.run.device)
         with repeatable(self.device):
             return self._carry_out()

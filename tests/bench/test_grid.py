@@ -60,6 +60,12 @@ def test_unlabelled_images_name_the_rows_that_see_less_of_the_test_set(grid_of: 
     without, with_them = expand(grid_of(data=data, methods=rows))
     assert with_them.request["row"] == "adv-unlabelled"
     assert (without.request["held_back"], with_them.request["unlabelled"]) == ("test:9", "test:9")
+    rows = ["structguard", {"method": "structguard", "preset": "thorough", "unlabelled": True}]
+    cells = expand(grid_of(data=data, k=[16, 17], methods=[*rows, rows[1] | {"unlabelled": False}]))
+    margins = {(cell.entry.row, cell.k): cell.method.settings.margin for cell in cells}
+    assert {key for key, margin in margins.items() if margin == 2.5} == {
+        ("structguard-thorough-unlabelled", 17)
+    }
 
 
 def test_numbers_of_yaml_are_numbers(grid_of: Make, tmp_path: Path) -> None:

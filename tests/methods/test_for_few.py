@@ -1,7 +1,8 @@
-"""A preset that sets otherwise for a small request, or for a network without BatchNorm: where, and that all agree."""
+"""A preset that sets otherwise for a small request, without BatchNorm, or given unlabelled images: where, and alike."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from stakes import unlearn
 from stakes.bench.cells import expand
+from stakes.bench.cost import cell_cost
 from stakes.bench.grid import Grid
 from stakes.bench.speed import SpeedSettings, bench_speed, variant
 from stakes.config import MethodSettings, RunSettings
@@ -145,6 +147,34 @@ def test_a_run_and_an_estimate_see_the_network(tmp_path) -> None:
     assert {name: record.settings[name] for name in UNNORMALISED} == {**UNNORMALISED, "max_steps": 12}
     found = estimate(model, given, method, RunSettings(), out=tmp_path, cache=tmp_path)
     assert found.schedule == method.for_images(17, batchnorm=False).settings.schedule(1, 12) == 9
+
+
+def test_with_unlabelled_images_the_margin_of_thorough_is_wider() -> None:
+    usual, thorough = (StructGuard.configure(preset) for preset in ("default", "thorough"))
+    assert StructGuard.with_unlabelled == {"thorough": {"margin": 2.5}}
+    many = thorough.for_images(17, unlabelled=True).settings
+    assert many == thorough.settings.with_overrides({"margin": 2.5})
+    assert thorough.for_images(17) is thorough
+    assert thorough.for_images(17, unlabelled=True, batchnorm=False).settings == many
+    assert thorough.for_images(16, unlabelled=True).settings == thorough.for_images(16).settings
+    assert usual.for_images(17, unlabelled=True) is usual
+    given = StructGuard.configure("thorough", {"margin": 0.7})
+    assert given.for_images(17, unlabelled=True) is given
+
+
+def test_a_run_and_an_estimate_see_the_unlabelled_images(tmp_path, monkeypatch) -> None:
+    method, seen = StructGuard.configure("thorough", {**QUICK, "max_steps": 3}), []
+    given = replace(split(17), unlabelled=split().retain)
+    record = unlearn(digits_model(), given, method=method, preset="thorough", device="cpu").record
+    assert record.settings["margin"] == 2.5
+
+    def spy(request: Any, facts: Any) -> Any:
+        seen.append(request.method.settings.margin)
+        return cell_cost(request, facts)
+
+    monkeypatch.setattr("stakes.estimate.cell_cost", spy)
+    estimate(digits_model(), given, method, RunSettings(), out=tmp_path, cache=tmp_path)
+    assert seen == [2.5]
 
 
 def test_what_came_later_is_told_where_it_is_not_at_its_default() -> None:

@@ -107,6 +107,15 @@ def test_changed_settings_of_every_method_read_back_the_same(name: str) -> None:
     assert again.settings == method.settings
 
 
+def test_what_a_preset_sets_with_unlabelled_images_is_not_named_again() -> None:
+    method = find_method("structguard").configure("thorough").for_images(64, unlabelled=True)
+    used = Unlabelled(images=7, hash="e" * 64)
+    settings = method.settings.model_dump(mode="json")
+    record = a_record(preset="thorough", settings=settings, unlabelled=used)
+    assert "--set" not in told(record)
+    assert told(record.model_copy(update={"unlabelled": None}))["--set"] == ["margin=2.5"]
+
+
 def test_a_label_that_is_no_preset_becomes_settings() -> None:
     method = find_method("structguard").configure("paper", {"lr": 0.5, "projector": "none"})
     words = told(a_record(preset="demo", settings=method.settings.model_dump(mode="json")))

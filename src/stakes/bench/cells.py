@@ -124,7 +124,7 @@ def _cell(
     registry: Registry,
     batchnorm: bool,
 ) -> Cell:
-    method = method.for_images(k, batchnorm=batchnorm)
+    method = method.for_images(k, batchnorm=batchnorm, unlabelled=entry.unlabelled)
     wanted = entry.anchors or data.anchors
     request = {
         "data": data.name,

@@ -50,4 +50,6 @@ def look(grid: Grid, cells: Sequence[Cell], *, fetch: bool = True) -> Networks:
 
 def _hangs_on_it(cell: Cell) -> bool:
     """Whether the settings of a cell would be others without BatchNorm."""
-    return cell.method.for_images(cell.k, batchnorm=False) is not cell.method
+    return (
+        cell.method.for_images(cell.k, batchnorm=False, unlabelled=cell.entry.unlabelled) is not cell.method
+    )

@@ -59,6 +59,8 @@ class Method(ABC, Generic[S]):
         for_few: by preset, what it sets otherwise for a small request; settings of the user's own go before it.
         without_batchnorm: by preset, what it sets otherwise where the request is not small and the network keeps no
             statistics of its training images; settings of the user's own go before it.
+        with_unlabelled: by preset, what it sets otherwise where the request is not small and unlabelled images are
+            given.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
         search: settings that `stakes tune` searches where a plan names none, each with its least and greatest value,
             by their logarithm; empty: the learning rate from a tenth to ten times of what it is.
@@ -82,6 +84,7 @@ class Method(ABC, Generic[S]):
     default_preset: ClassVar[str | None] = None
     for_few: ClassVar[Mapping[str, ForFew]] = {}
     without_batchnorm: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    with_unlabelled: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     # Not ClassVar: where the settings decide, __init__ sets them on the instance.
     needs: frozenset[Need] = frozenset()
@@ -120,15 +123,16 @@ class Method(ABC, Generic[S]):
         method._asked = preset, overrides
         return method
 
-    def for_images(self, images: int, *, batchnorm: bool = True) -> Method[Any]:
+    def for_images(self, images: int, *, batchnorm: bool = True, unlabelled: bool = False) -> Method[Any]:
         """The method as it is for a request of so many images: with what its preset sets for few, if they are few.
 
-        If they are not, and the network is said to have no BatchNorm, with what it sets for such a network. What was
-        overridden stays. `unlearn` and a bench do this themselves.
+        If they are not, with what it sets for a network without BatchNorm, and where there are unlabelled images. What
+        was overridden stays. `unlearn` and a bench do this themselves.
 
         Args:
             images: to be forgotten.
             batchnorm: whether the network has BatchNorm layers that keep statistics (`stakes.layer_statistics`).
+            unlabelled: whether unlabelled images are given.
 
         Raises:
             ConfigError: an override that does not go with what the preset sets.
@@ -140,16 +144,19 @@ class Method(ABC, Generic[S]):
             [250, 100]
             >>> method.for_images(64, batchnorm=False).settings.settle
             250
+            >>> StructGuard.configure("thorough").for_images(64, unlabelled=True).settings.margin
+            2.5
         """
         preset, overrides = self._asked or (None, {})
         if preset is None:
             return self
-        changes: Mapping[str, Any] = {}
+        changes: dict[str, Any] = {}
         few = self.for_few.get(preset)
         if few is not None and images <= few.images:
-            changes = few.changes
-        elif not batchnorm:
-            changes = self.without_batchnorm.get(preset, {})
+            changes |= few.changes
+        else:
+            changes |= {} if batchnorm else self.without_batchnorm.get(preset, {})
+            changes |= self.with_unlabelled.get(preset, {}) if unlabelled else {}
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
         return self if found.settings == self.settings else found
 

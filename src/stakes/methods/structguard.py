@@ -35,6 +35,7 @@ from stakes.methods.retreat import Way, surest_label
 from stakes.methods.structguard_settings import (
     FOR_FEW,
     PRESETS,
+    WITH_UNLABELLED,
     WITHOUT_BATCHNORM,
     StructGuardSettings,
 )
@@ -63,7 +64,8 @@ class StructGuard(Method[StructGuardSettings]):
     longer schedule of smaller steps, and holds soft answers in place of logits; of more of them, and without
     BatchNorm, the schedule is longer too, and images that are still recognised weigh more from its first step on);
     ``thorough``, with two everyday copies of every forget image, more weight on them and more steps, so that most
-    copies are forgotten too, for a higher price; ``paper``, the text with L2UL's optimiser and probes; ``authors``,
+    copies are forgotten too, for a higher price (with unlabelled images, of more than 16 to be forgotten, a wider
+    margin); ``paper``, the text with L2UL's optimiser and probes; ``authors``,
     the settings that the authors published for CIFAR-10: radius 3, SGD .005 without momentum, projector .009 from a
     random start and deployed, cosine over instances, importance from batches, at most 100 epochs. ``docs/method.md``
     gives our reading of each point that the text leaves open.
@@ -83,6 +85,7 @@ class StructGuard(Method[StructGuardSettings]):
     presets = PRESETS
     for_few = FOR_FEW
     without_batchnorm = WITHOUT_BATCHNORM
+    with_unlabelled = WITH_UNLABELLED
 
     def __init__(self, settings: StructGuardSettings) -> None:
         super().__init__(settings)

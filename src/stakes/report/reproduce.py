@@ -98,8 +98,10 @@ def _changes(method: type[Method[Any]], preset: str | None, record: Record) -> l
 def _settings(
     method: type[Method[Any]], preset: str | None, record: Record, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Settings of a preset for as many images as the record is about."""
-    ready = method.configure(preset, overrides).for_images(record.after.forget_images)
+    """Settings of a preset for as many images as the record is about, and for unlabelled ones if it had some."""
+    ready = method.configure(preset, overrides).for_images(
+        record.after.forget_images, unlabelled=record.unlabelled is not None
+    )
     found: dict[str, Any] = ready.settings.model_dump(mode="json")
     return found
 
