@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from doubles import NAMES
@@ -28,7 +28,7 @@ from stakes.data.sources import Source
 from stakes.data.unlabelled import open_unlabelled
 from stakes.errors import ConfigError, DataError
 from stakes.ledger import Ledger, LedgerError, prune_states
-from stakes.methods import Method
+from stakes.methods import ForFew, Method
 from stakes.records import Record
 
 
@@ -108,6 +108,26 @@ def test_the_first_model_stays_the_reference(ledger: Ledger) -> None:
     ask(ledger, [20])
     with pytest.raises(LedgerError, match=r"first model of the ledger was pruned.*--reference-first"):
         carry_out(ledger, reference_first=True)
+
+
+class Presets(Solve):
+    """It sets otherwise for a small request, and for one that others follow."""
+
+    name, default_preset = "presets", "usual"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"usual": {"max_steps": 2}}
+    for_few: ClassVar[dict[str, ForFew]] = {"usual": ForFew(9, {"lr": 0.5})}
+    in_sequence: ClassVar[dict[str, dict[str, Any]]] = {"usual": {"lr": 0.25}}
+
+
+@pytest.mark.parametrize(("afresh", "lr"), [(False, 0.25), (True, 0.5)])
+def test_a_request_that_others_follow_has_the_settings_of_a_sequence(
+    ledger: Ledger, afresh: bool, lr: float
+) -> None:
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+        assert carry_out(ledger, Presets.configure(), afresh=afresh).done
+    records = [Record.load(ledger.run(number) / "record.json") for number in (1, 2)]
+    assert [record.settings["lr"] for record in records] == [lr, lr]
 
 
 class Probing(Solve):

@@ -177,6 +177,23 @@ def test_a_run_and_an_estimate_see_the_unlabelled_images(tmp_path, monkeypatch) 
     assert seen == [2.5]
 
 
+def test_in_a_sequence_small_requests_are_as_others_and_without_copies() -> None:
+    usual, thorough = (StructGuard.configure(preset) for preset in ("default", "thorough"))
+    assert StructGuard.in_sequence == {"default": {"variants": 0}}
+    found = usual.one_of_many()
+    without = usual.settings.with_overrides({"variants": 0})
+    assert found.for_images(1).settings == found.for_images(64).settings == without
+    assert found.for_images(1).for_images(64).settings == without
+    unnormalised = usual.for_images(64, batchnorm=False).settings.with_overrides({"variants": 0})
+    assert found.for_images(64, batchnorm=False).settings == unnormalised
+    assert found.for_images(16, batchnorm=False).settings == without
+    assert usual.for_images(16).settings.variants == 2, "the method itself is as it was"
+    assert thorough.one_of_many().for_images(16).settings == thorough.for_images(16).settings
+    given = StructGuard.configure("default", {"variants": 1, "lr": 0.1}).one_of_many()
+    assert given.for_images(16).settings == usual.settings.with_overrides({"variants": 1, "lr": 0.1})
+    assert NegGrad.configure().one_of_many().for_images(1).settings == NegGrad.configure().settings
+
+
 def test_what_came_later_is_told_where_it_is_not_at_its_default() -> None:
     """Cells and runs made before have the same names."""
     usual = StructGuard.configure("default")

@@ -177,7 +177,7 @@ class Work:
             split,
             reference=self.ledger.states.load(reference, view.configs[reference]) if reference else None,
             anchors=self.anchors,
-            method=self.method,
+            method=self.method if self.afresh else self.method.one_of_many(),
             preset=self.options.preset,
             out=folder,
             cache=self.ledger.cache,

@@ -59,6 +59,8 @@ class Method(ABC, Generic[S]):
         for_few: by preset, what it sets otherwise for a small request; settings of the user's own go before it.
         without_batchnorm: by preset, what it sets otherwise where the request is not small and the network keeps no
             statistics of its training images; settings of the user's own go before it.
+        in_sequence: by preset, what it sets otherwise for requests that follow each other, in place of what it sets for
+            a small one.
         with_unlabelled: by preset, what it sets otherwise where the request is not small and unlabelled images are
             given.
         needs: of ``"probes"``, ``"anchors"``, ``"retain"`` what it works with beside the forget set.
@@ -85,6 +87,7 @@ class Method(ABC, Generic[S]):
     for_few: ClassVar[Mapping[str, ForFew]] = {}
     without_batchnorm: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     with_unlabelled: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    in_sequence: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     search: ClassVar[Mapping[str, tuple[float, float]]] = {}
     # Not ClassVar: where the settings decide, __init__ sets them on the instance.
     needs: frozenset[Need] = frozenset()
@@ -92,6 +95,7 @@ class Method(ABC, Generic[S]):
 
     _asked: tuple[str | None, Mapping[str, Any]] | None = None
     """Preset and overrides that it was configured with."""
+    _one_of_many: bool = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -150,15 +154,34 @@ class Method(ABC, Generic[S]):
         preset, overrides = self._asked or (None, {})
         if preset is None:
             return self
-        changes: dict[str, Any] = {}
-        few = self.for_few.get(preset)
+        few, sequence = self.for_few.get(preset), None
+        if self._one_of_many:
+            sequence = self.in_sequence.get(preset)
+        changes = dict(sequence or {})
         if few is not None and images <= few.images:
-            changes |= few.changes
+            changes |= few.changes if sequence is None else {}
         else:
             changes |= {} if batchnorm else self.without_batchnorm.get(preset, {})
             changes |= self.with_unlabelled.get(preset, {}) if unlabelled else {}
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
+        found._one_of_many = self._one_of_many
         return self if found.settings == self.settings else found
+
+    def one_of_many(self) -> Method[Any]:
+        """The method for a request that others follow, on the model that it leaves.
+
+        What such requests cost adds up, so `for_images` then puts in what the preset sets for a sequence, where it says
+        so. A ledger does this itself.
+
+        Example:
+            >>> from stakes.methods import StructGuard
+            >>> method = StructGuard.configure("default")
+            >>> [one.for_images(16).settings.variants for one in (method, method.one_of_many())]
+            [2, 0]
+        """
+        found = copy.copy(self)
+        found._one_of_many = True
+        return found
 
     @abstractmethod
     def run(self, job: Job[S]) -> Iterator[Row]:

@@ -34,6 +34,7 @@ from stakes.methods.recalibration import MeanRecalibration
 from stakes.methods.retreat import Way, surest_label
 from stakes.methods.structguard_settings import (
     FOR_FEW,
+    IN_SEQUENCE,
     PRESETS,
     WITH_UNLABELLED,
     WITHOUT_BATCHNORM,
@@ -86,6 +87,7 @@ class StructGuard(Method[StructGuardSettings]):
     for_few = FOR_FEW
     without_batchnorm = WITHOUT_BATCHNORM
     with_unlabelled = WITH_UNLABELLED
+    in_sequence = IN_SEQUENCE
 
     def __init__(self, settings: StructGuardSettings) -> None:
         super().__init__(settings)

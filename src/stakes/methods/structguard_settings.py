@@ -239,6 +239,9 @@ WITHOUT_BATCHNORM: dict[str, dict[str, Any]] = {
 # What the copies that are pushed leave of others goes with the margin; natural images bear the greater one.
 WITH_UNLABELLED: dict[str, dict[str, Any]] = {"thorough": {"margin": 2.5}}
 
+# Requests one after another: what copies and answers cost would add up.
+IN_SEQUENCE: dict[str, dict[str, Any]] = {"default": {"variants": 0}}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
     "thorough": _DEFAULT
