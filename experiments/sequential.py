@@ -2,7 +2,7 @@
 
     python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
         [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \\
-        [--reference-first] [--unlabelled DIR|test:N]
+        [--[no-]reference-first] [--unlabelled DIR|test:N]
 
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
@@ -79,7 +79,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     for name, default in (("--requests", 16), ("--images", 16), ("--seed", 0), ("--repair-rounds", 3)):
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--method", default="structguard")
-    parser.add_argument("--reference-first", action="store_true")
+    parser.add_argument("--reference-first", action=argparse.BooleanOptionalAction)
     parser.add_argument("--unlabelled")
     parser.add_argument("--half", choices=("sequential", "together"))
     for name in ("--preset", "--anchors"):

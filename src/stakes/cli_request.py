@@ -150,12 +150,13 @@ def run(
         typer.Option("--afresh", help="From the first model, with the images of all requests that are done."),
     ] = False,
     reference_first: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--reference-first",
-            help="Hold the model to the answers of the first one, not of the current one.",
+            "--reference-first/--reference-current",
+            help="Whose answers the model is to keep. Default: the first one's, if it was not pruned.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     unlabelled: UnlabelledOption = None,
     unlabelled_most: UnlabelledMostOption = None,
     anchors_file: AnchorsOption = None,

@@ -104,8 +104,9 @@ def ask(ledger: Ledger, rows: Sequence[int], **more: Any) -> Added:
 
 
 def carry_out(ledger: Ledger, method: Method[Any] | None = None, **more: Any) -> RunReport:
-    """Carry the pending requests out on the CPU."""
-    return run_requests(ledger, **{"data": source(), "method": method or solve(), "device": "cpu"} | more)
+    """Carry the pending requests out on the CPU, held to the current model: `Solve` answers as the reference does."""
+    usual = {"data": source(), "method": method or solve(), "device": "cpu", "reference_first": False}
+    return run_requests(ledger, **usual | more)
 
 
 def asked_and_done(ledger: Ledger) -> Ledger:

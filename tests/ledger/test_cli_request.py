@@ -130,16 +130,22 @@ def test_a_run_that_knew_no_other_request_keeps_its_retain_set(
     assert run.notes == ()
 
 
-def test_reference_first(call: Call, home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "held"), [((), (0, 1)), (("--reference-first",), (1, 1)), (("--reference-current",), (0, 0))]
+)
+def test_whose_answers_are_kept(
+    call: Call, home: Path, tmp_path: Path, option: tuple[str, ...], held: tuple[int, int]
+) -> None:
     ledger = made(call, home, tmp_path / "ledger")
     for row in (0, 13):
         (tmp_path / "rows.txt").write_text(f"{row}\n")
         assert call("add", ledger, "--forget", f"indices:{tmp_path / 'rows.txt'}")[0] == 0
-    code, done, err = call("run", ledger, *RUN, "--reference-first", "--json")
+    code, done, err = call("run", ledger, *RUN, *option, "--json")
     assert (code, done["done"]) == (0, True), err
     records = [json.loads((ledger / "runs" / f"00000{n}" / "record.json").read_text()) for n in (1, 2)]
     first = records[0]["hashes"]["model_before"]
-    assert [record["hashes"]["reference"] for record in records] == [first, first]
+    expected = [first if yes else None for yes in held]
+    assert [record["hashes"]["reference"] for record in records] == expected
 
 
 def test_afresh(call: Call, home: Path, tmp_path: Path) -> None:

@@ -110,6 +110,36 @@ def test_the_first_model_stays_the_reference(ledger: Ledger) -> None:
         carry_out(ledger, reference_first=True)
 
 
+def test_the_first_model_is_the_reference_while_it_is_kept(ledger: Ledger) -> None:
+    first = ledger.view().created.body.model
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+    assert carry_out(ledger, reference_first=None).done
+    prune_states(ledger, keep=1)
+    ask(ledger, ROWS[2])
+    assert carry_out(ledger, reference_first=None).done
+    bodies = [attempt.started.body for attempt in ledger.view().attempts.values()]
+    assert [(body.requests, body.round) for body in bodies] == [
+        ((1,), 0),
+        *[((2,), repair) for repair in range(3)],
+        ((3,), 0),
+    ]
+    assert [body.label.get("reference") for body in bodies] == [None, first, first, first, None]
+
+
+def test_the_current_model_may_be_the_reference(ledger: Ledger) -> None:
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+        assert carry_out(ledger, reference_first=False).done
+    bodies = [attempt.started.body for attempt in ledger.view().attempts.values()]
+    assert [body.label.get("reference") for body in bodies] == [None, None]
+    ask(ledger, ROWS[2])
+    interrupted(ledger, reference_first=False)
+    with pytest.raises(LedgerError, match="reference-first: False there, True now"):
+        carry_out(ledger, reference_first=None)
+    assert carry_out(ledger, reference_first=False).done
+
+
 class Presets(Solve):
     """It sets otherwise for a small request, and for one that others follow."""
 

@@ -49,7 +49,7 @@ def run_requests(
     images: str | Path | None = None,
     together: bool = False,
     afresh: bool = False,
-    reference_first: bool = False,
+    reference_first: bool | None = None,
     unlabelled: str | None = None,
     anchors: Anchors | None = None,
     method: str | Method[Any] = "structguard",
@@ -73,8 +73,9 @@ def run_requests(
     result is that of one request for all images. It takes longer the more was asked, and needs the first model, which
     remembers everything.
 
-    With ``reference_first``, runs start from the current model, but the answers to keep, and the probes, are those of
-    the first model of the ledger: what one request breaks does not become the aim of the next one.
+    Runs start from the current model, but the answers to keep, and the probes, are those of the first model of the
+    ledger, while that is kept: what one request breaks does not become the aim of the next one. A request is one of
+    many, so a preset that sets otherwise for a sequence does so (`Method.one_of_many`), but for ``afresh``.
 
     Images of any request known so far are never retained images: neither trained on nor counted as kept.
 
@@ -85,7 +86,7 @@ def run_requests(
         images: a folder with images of requests that the data lack, in CLASS subfolders.
         together: all pending requests as one batch; otherwise one after another, in order.
         afresh: start from the first model, and forget what is done and what is asked.
-        reference_first: hold the model to the answers of the first one.
+        reference_first: whether the model is held to the answers of the first one; None: if it was not pruned.
         unlabelled: a folder of images without labels, or ``test:N``, on which the model is to go on answering as it
             does (`stakes.data.unlabelled`). Copies of images that a request of this ledger forgets or has forgotten are
             left out.

@@ -71,7 +71,7 @@ class Work:
     rounds: int
     progress: Progress
     afresh: bool = False
-    reference_first: bool = False
+    reference_first: bool | None = None
     unlabelled: str | None = None
 
     def batch(self, requests: tuple[int, ...]) -> BatchReport:
@@ -141,8 +141,8 @@ class Work:
             "ledger": view.created.body.ledger,
             "requests": ", ".join(map(str, forget)),
         }
-        if self.reference_first:
-            label["reference"] = _kept_first(view, "--reference-first")
+        if (reference := self._reference(view, base)) is not None:
+            label["reference"] = reference
         if self.unlabelled is not None:
             label["unlabelled"] = self.unlabelled
         self.ledger.store.append(
@@ -158,6 +158,15 @@ class Work:
                 label=label,
             ),
         )
+
+    def _reference(self, view: View, base: str) -> str | None:
+        """The model whose answers are to be kept, where that is not the one that a run starts from."""
+        if self.reference_first:
+            return _kept_first(view, "--reference-first")
+        first = view.created.body.model
+        if self.reference_first is None and base != first and first not in view.pruned:
+            return first
+        return None
 
     def _unlearn(self, view: View, attempt: Attempt) -> None:
         started = attempt.started.body
@@ -275,12 +284,13 @@ class Work:
             for name in ("method", "preset", "run", "settings")
             if digest_json(begun[name]) != digest_json(wanted[name])
         ]
-        first = batch.attempts[0].started.body
+        first, view = batch.attempts[0].started.body, self.ledger.view()
         more = set(first.forget) != set(first.requests)
-        if more != (self.afresh and bool(self.ledger.view().with_status("done"))):
+        if more != (self.afresh and bool(view.with_status("done"))):
             differ.append(f"afresh: {more} there, {self.afresh} now")
-        if (held := "reference" in first.label) != self.reference_first:
-            differ.append(f"reference-first: {held} there, {self.reference_first} now")
+        held, hold = "reference" in first.label, self._reference(view, first.base) is not None
+        if held != hold:
+            differ.append(f"reference-first: {held} there, {hold} now")
         if first.label.get("unlabelled") != self.unlabelled:
             differ.append(f"unlabelled: {first.label.get('unlabelled')} there, {self.unlabelled} now")
         if differ:
