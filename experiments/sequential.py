@@ -2,18 +2,19 @@
 
     python experiments/sequential.py --model CKPT --data DIR --work DIR --out JSON \\
         [--requests 16] [--images 16] [--method structguard] [--preset paper] [--set key=value …] [--anchors FILE] \\
-        [--[no-]reference-first] [--unlabelled DIR|test:N]
+        [--[no-]reference-first] [--unlabelled DIR|test:N] [--test N]
 
 The forget set random:N·K is cut into N requests of K images. In WORK/sequential they arrive one after another, each
 carried out before the next one is asked; in WORK/together all N are one batch on the same first model. Both are
 ordinary ledgers (docs/requests.md): stopped or killed, the same command goes on. A request that is not done ends the
 sequence, and the result says so; it is written anew after each. With --half sequential or together one of the two
-is brought on its way, beside the other on another core.
+is brought on its way, beside the other on another core. --test N looks at the first N test images alone.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def main(words: list[str] | None = None) -> None:
     given = _arguments(words)
     sequential, together = (_ledger(given, name) for name in ("sequential", "together"))
     made = sequential.view().created.body
-    source = stakes.open_source(given.data, size=made.input_size)
+    source = _source(given, made)
     parts = _parts(given, made, source)
     with live_progress() as progress:
         for number, part in enumerate(parts if given.half != "together" else (), start=1):
@@ -81,6 +82,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", default="structguard")
     parser.add_argument("--reference-first", action=argparse.BooleanOptionalAction)
     parser.add_argument("--unlabelled")
+    parser.add_argument("--test", type=int)
     parser.add_argument("--half", choices=("sequential", "together"))
     for name in ("--preset", "--anchors"):
         parser.add_argument(name)
@@ -94,6 +96,14 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 def _ledger(given: argparse.Namespace, name: str) -> Ledger:
     path = Path(given.work) / name
     return open_ledger(path) if path.exists() else create_ledger(path, given.model, data=given.data)
+
+
+def _source(given: argparse.Namespace, made: Created) -> Source:
+    """The data, with the first so many test images alone where that was asked."""
+    source = stakes.open_source(given.data, size=made.input_size)
+    if given.test is None or source.test is None:
+        return source
+    return replace(source, test=source.test.subset(range(given.test)))
 
 
 def _parts(given: argparse.Namespace, made: Created, source: Source) -> list[ForgetSplit]:

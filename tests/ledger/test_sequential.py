@@ -37,7 +37,7 @@ def test_writes_what_happened_and_resumes(
         tmp_path / "out.json",
     ]
     words += ["--requests", 3, "--images", 2, "--method", "random-label", "--device", "cpu"]
-    words += ["--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60"]
+    words += ["--set", "lr=0.003", "--set", "batchnorm=freeze", "--set", "max_epochs=60", "--test", 7]
     script.main([*map(str, words), "--half", "together"])
     half = json.loads((tmp_path / "out.json").read_text())
     assert (half["sequential"], [row["requests"] for row in half["together"]]) == ([], [[1, 2, 3]])
@@ -47,7 +47,7 @@ def test_writes_what_happened_and_resumes(
     assert found["together"] == half["together"]
     for row in (*found["sequential"], *found["together"]):
         assert row["outcome"] == "done"
-        assert row["after"]["test_images"] == 12
+        assert row["after"]["test_images"] == 7
         assert row["steps"] > 0
     asked = [
         [
