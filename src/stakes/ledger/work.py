@@ -192,7 +192,8 @@ class Work:
             cache=self.ledger.cache,
             request=started.label,
             progress=self.progress,
-            **self.run.model_dump(),
+            # Other draws in each run: steps that went too far along the same ones would add up.
+            **self.run.model_dump() | {"seed": self.run.seed + started.run - 1},
         )
         if "forget" in started.label:
             rows = "".join(f"{row}\n" for row in self._rows(names))
