@@ -140,6 +140,16 @@ def test_the_current_model_may_be_the_reference(ledger: Ledger) -> None:
     assert carry_out(ledger, reference_first=False).done
 
 
+def test_every_run_of_a_ledger_draws_anew(ledger: Ledger) -> None:
+    for rows in ROWS[:2]:
+        ask(ledger, rows)
+    assert carry_out(ledger, reference_first=None, seed=5).done
+    runs = [ledger.run(number) / "record.json" for number in ledger.view().attempts]
+    assert [Record.load(path).seed for path in runs] == [5, 6, 7, 8], "two requests, and two repairs"
+    options = {attempt.started.body.options.run["seed"] for attempt in ledger.view().attempts.values()}
+    assert options == {5}
+
+
 class Presets(Solve):
     """It sets otherwise for a small request, and for one that others follow."""
 
