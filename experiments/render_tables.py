@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import blocks
+import blocks_sequence
 import blocks_unlabelled
 from blocks import RESULTS
 
@@ -69,6 +70,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "thorough": lambda: blocks.forms_of("thorough"),
     "many-classes": blocks.many_classes,
     "without-batchnorm": blocks.without_batchnorm,
+    "sequence": blocks_sequence.sequence,
     "unlabelled": blocks_unlabelled.by_request,
     "unlabelled-few": blocks_unlabelled.by_number,
     "unlabelled-kinds": blocks_unlabelled.by_kind,
