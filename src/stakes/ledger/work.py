@@ -160,7 +160,7 @@ class Work:
         )
 
     def _reference(self, view: View, base: str) -> str | None:
-        """The model whose answers are to be kept, where that is not the one that a run starts from."""
+        """The first model where its answers are to be kept; None: those of the model that a run starts from."""
         if self.reference_first:
             return _kept_first(view, "--reference-first")
         first = view.created.body.model

@@ -96,6 +96,7 @@ class Method(ABC, Generic[S]):
     _asked: tuple[str | None, Mapping[str, Any]] | None = None
     """Preset and overrides that it was configured with."""
     _one_of_many: bool = False
+    """Whether other requests follow on the model that it leaves."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -154,15 +155,17 @@ class Method(ABC, Generic[S]):
         preset, overrides = self._asked or (None, {})
         if preset is None:
             return self
-        few, sequence = self.for_few.get(preset), None
-        if self._one_of_many:
-            sequence = self.in_sequence.get(preset)
-        changes = dict(sequence or {})
-        if few is not None and images <= few.images:
-            changes |= few.changes if sequence is None else {}
-        else:
-            changes |= {} if batchnorm else self.without_batchnorm.get(preset, {})
-            changes |= self.with_unlabelled.get(preset, {}) if unlabelled else {}
+        few = self.for_few.get(preset)
+        small = few is not None and images <= few.images
+        changes: dict[str, Any] = {}
+        if self._one_of_many and preset in self.in_sequence:
+            changes |= self.in_sequence[preset]
+        elif few is not None and small:
+            changes |= few.changes
+        if not small and not batchnorm:
+            changes |= self.without_batchnorm.get(preset, {})
+        if not small and unlabelled:
+            changes |= self.with_unlabelled.get(preset, {})
         found = self._configured(preset, {**self.presets[preset], **changes}, overrides)
         found._one_of_many = self._one_of_many
         return self if found.settings == self.settings else found
